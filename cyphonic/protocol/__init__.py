@@ -1,0 +1,1 @@
+"""What the bytes mean.  Pure: time and chance are arguments, machines return actions, drivers perform them."""

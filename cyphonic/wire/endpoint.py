@@ -1,0 +1,51 @@
+"""Underlay endpoints: 4 or 16 bytes of address, then a 2-byte port."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import NamedTuple
+
+from cyphonic.errors import MalformedError
+
+
+class Endpoint(NamedTuple):
+    """An underlay address and UDP port, as the socket calls take them."""
+
+    host: str
+    port: int
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """AF_INET or AF_INET6."""
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def encode(self) -> bytes:
+        """6 or 18 bytes."""
+        return socket.inet_pton(self.family, self.host) + self.port.to_bytes(2, "big")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Endpoint:
+        """From 6 or 18 bytes; raise MalformedError for any other length or port 0."""
+        if len(data) not in (6, 18):
+            raise MalformedError("bad_endpoint")
+        port = int.from_bytes(data[-2:], "big")
+        if port == 0:
+            raise MalformedError("bad_endpoint")
+        family = socket.AF_INET if len(data) == 6 else socket.AF_INET6
+        return cls(socket.inet_ntop(family, data[:-2]), port)
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """From ``192.0.2.1:443`` or ``[2001:db8::1]:443``; raise ValueError with a reason otherwise."""
+        host, separator, port = text.rpartition(":")
+        if not separator or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{text!r} is not ADDRESS:PORT")
+        bracketed = host.startswith("[") and host.endswith("]")
+        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        if bracketed != (address.version == 6):
+            raise ValueError(f"{text!r}: an IPv6 address, and only that, stands in [brackets]")
+        return cls(str(address), int(port))
