@@ -44,6 +44,7 @@ def encode(body: Body) -> bytes:
 def decode(data: bytes, body_type: type[BodyT]) -> BodyT:
     """The body in ``data``.  Raise MalformedError("bad_body") when it is not exactly one valid ``body_type``."""
     try:
-        return _decoder(body_type).decode(data)
+        decoder: msgspec.msgpack.Decoder[BodyT] = _decoder(body_type)
+        return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise MalformedError("bad_body") from None

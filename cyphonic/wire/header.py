@@ -116,9 +116,7 @@ NMS_REQUESTS = frozenset(
 )
 """What a frontend admits on an NMS endpoint."""
 
-INTERNAL = frozenset(
-    {MessageType.KEY_DISTRIBUTION, MessageType.KEY_DISTRIBUTION_ACK, MessageType.REVOCATION_ORDER}
-)
+INTERNAL = frozenset({MessageType.KEY_DISTRIBUTION, MessageType.KEY_DISTRIBUTION_ACK, MessageType.REVOCATION_ORDER})
 """Travels between workers through the pipeline; never legal in a datagram."""
 
 _SIGNALING = struct.Struct(">BBHI16s16s")
@@ -147,9 +145,7 @@ class SignalingHeader(NamedTuple):
 
     def encode(self) -> bytes:
         """The 40 bytes."""
-        return _SIGNALING.pack(
-            self.type, VERSION, self.flags, self.key_number, self.node_id, self.transaction_id
-        )
+        return _SIGNALING.pack(self.type, VERSION, self.flags, self.key_number, self.node_id, self.transaction_id)
 
     @classmethod
     def decode(cls, datagram: bytes) -> SignalingHeader:

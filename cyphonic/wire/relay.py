@@ -79,8 +79,7 @@ class RelayBind(NamedTuple):
         answers = self.challenge != NO_CHALLENGE
         message_type = MessageType.RELAY_BIND_ANSWER if answers else MessageType.RELAY_BIND
         return (
-            _BIND.pack(message_type, VERSION, self.role, self.generation, self.path_id, self.challenge)
-            + self.token
+            _BIND.pack(message_type, VERSION, self.role, self.generation, self.path_id, self.challenge) + self.token
         )
 
     @classmethod

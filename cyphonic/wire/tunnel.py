@@ -84,9 +84,7 @@ class TunnelRequest(NamedTuple):
 
     def encode(self) -> bytes:
         """Everything before the MAC."""
-        return (
-            _REQUEST.pack(MessageType.TUNNEL_REQUEST, VERSION, 0, self.sender_index, self.path_id) + self.noise
-        )
+        return _REQUEST.pack(MessageType.TUNNEL_REQUEST, VERSION, 0, self.sender_index, self.path_id) + self.noise
 
     @classmethod
     def decode(cls, datagram: bytes) -> TunnelRequest:
