@@ -1,7 +1,8 @@
 """The enrolment bundle: everything that a new node needs to know of its cloud, in one small TOML file.
 
 An operator makes it with ``cyphonic admin key create`` and gives it to whoever sets up the node, who feeds it to
-``cyphonic up --enrol FILE`` or ``--enrol -``.  It holds a secret, the enrolment key, hence mode 0600 and never argv.
+``cyphonic up --enrol FILE`` or ``--enrol -``.  It holds a secret, the
+enrolment key: hence mode 0600, and never argv.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class _Reader:
             as_key=self._key("as_key"),
             as_verify_key=self._key("as_verify_key"),
             enrolment_key=self._key("enrolment_key"),
-            name=self._take("name", str, ""),
+            name=self._name("name") if "name" in self._table else "",
         )
 
     def _take(self, key: str, wanted: type[ValueT], default: ValueT | None = None) -> ValueT:
