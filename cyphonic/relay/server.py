@@ -1,0 +1,123 @@
+"""The relay process: one UDP port, an IPv4 and an IPv6 socket, one thread, one loop.
+
+Order of a stop: the first SIGTERM ends the announcement (no new path is sent here) and refuses new bindings while
+those that live go on for the drain time; then, or at the second SIGTERM, the sockets close.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Sequence
+
+from cyphonic.relay.bindings import BindingTable, Way
+from cyphonic.relay.forwarding import RelaySocket, runs
+from cyphonic.wire.endpoint import Endpoint
+from cyphonic.wire.header import RELAYED_HEADER_LENGTH, MessageType
+
+READS_PER_WAKE = 256
+"""Reads from one socket before the other one has its turn."""
+WAKE = 0.25
+"""Seconds; the loop turns at least this often, so that the supervisor sees it live."""
+
+
+class RelayServer:
+    """Moves datagrams between sockets as the table says.
+
+    ``tick`` is called once a turn of the loop.  ``clock`` is monotonic, ``wall`` unix seconds.
+    """
+
+    def __init__(
+        self,
+        table: BindingTable,
+        sockets: Sequence[RelaySocket],
+        *,
+        drain: float,
+        tick: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.table = table
+        self._sockets = list(sockets)
+        self._by_family = {relay_socket.family: relay_socket for relay_socket in sockets}
+        self._by_descriptor = {relay_socket.fileno(): relay_socket for relay_socket in sockets}
+        self._drain = drain
+        self._drained_at: float | None = None
+        self._stopped = False
+        self._tick = tick
+        self._clock = clock
+        self._wall = wall
+
+    def drain(self) -> None:
+        """Refuse new bindings and end after the drain time; called again, end now.  Safe in a signal handler."""
+        if self.table.draining:
+            self._stopped = True
+        self.table.draining = True
+        self._drained_at = self._clock() + self._drain
+
+    def run(self) -> None:
+        """Serve until drained."""
+        poller = select.epoll()
+        for descriptor in self._by_descriptor:
+            poller.register(descriptor, select.EPOLLIN)
+        try:
+            while not self._done(self._clock()):
+                self.turn(poller)
+        finally:
+            poller.close()
+
+    def turn(self, poller: select.epoll) -> None:
+        """One wake of the loop."""
+        ready = poller.poll(WAKE)
+        now = self._clock()
+        for descriptor, _ in ready:
+            self._receive(self._by_descriptor[descriptor], now)
+        self.table.handle_timeout(now)
+        self._tick()
+
+    def close(self) -> None:
+        """Give the ports back."""
+        for relay_socket in self._sockets:
+            relay_socket.close()
+
+    def _done(self, now: float) -> bool:
+        if self._stopped:
+            return True
+        return self._drained_at is not None and (now >= self._drained_at or not len(self.table))
+
+    def _receive(self, relay_socket: RelaySocket, now: float) -> None:
+        for _ in range(READS_PER_WAKE):
+            arrival = relay_socket.receive()
+            if arrival is None:
+                return
+            datagrams, size, local, source = arrival
+            if not datagrams:
+                self.table.drops["too_short"] += 1
+            elif datagrams[0] == MessageType.RELAYED:
+                self._forward(datagrams, size, source, now)
+            else:
+                self._bind(relay_socket, datagrams, size, Way(Endpoint(*source), local), now)
+
+    def _forward(self, datagrams: memoryview, size: int, source: tuple[str, int], now: float) -> None:
+        if len(datagrams) <= size:  # a lone datagram: the common case of mixed traffic
+            way = self.table.forward(bytes(datagrams[:RELAYED_HEADER_LENGTH]), source, len(datagrams), 1, now)
+            if way is not None:
+                self._send(datagrams, size, way)
+            return
+        for header, start, end in runs(datagrams, size):
+            way = self.table.forward(header, source, end - start, -(-(end - start) // size), now)
+            if way is not None:
+                self._send(datagrams[start:end], size, way)
+
+    def _bind(self, relay_socket: RelaySocket, datagrams: memoryview, size: int, source: Way, now: float) -> None:
+        for start in range(0, len(datagrams), size):
+            answer = self.table.receive(bytes(datagrams[start : start + size]), source, now, self._wall())
+            if answer is not None:
+                relay_socket.send(answer, len(answer), source)
+
+    def _send(self, datagrams: memoryview, size: int, way: Way) -> None:
+        relay_socket = self._by_family.get(way.remote.family)
+        if relay_socket is None:
+            self.table.drops["no_socket"] += 1
+            return
+        relay_socket.send(datagrams, size, way)
