@@ -19,6 +19,8 @@ IMPURE = {
     "time", "zmq",
 }  # fmt: skip
 SOCKET_CONSTANTS = {"AddressFamily", "AF_INET", "AF_INET6", "inet_ntop", "inet_pton"}
+PASS_THEIR_ENVIRONMENT_ON = {"supervisor", "lab"}
+"""To the processes that they start."""
 
 
 def _rank(unit: str) -> int:
@@ -83,10 +85,13 @@ def test_only_the_edge_reads_the_environment(module: Module) -> None:
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
     ]
-    if module.path.name != "cli.py" and module.name not in ENVIRONMENT_IS_THEIR_SUBJECT:
+    if module.path.name != "cli.py" and module.unit not in PASS_THEIR_ENVIRONMENT_ON:
         assert not reads, f"{module.name} reads the environment itself"
 
 
-ENVIRONMENT_IS_THEIR_SUBJECT = {
-    "cyphonic.supervisor",  # hands the tick descriptor and its own environment to children
-}
+@pytest.mark.parametrize(
+    ("library", "owners"), [("redis", {"state"}), ("zmq", {"pipeline"}), ("pyroute2", {"node"})]
+)
+def test_a_library_of_the_edge_has_one_owner(library: str, owners: set[str]) -> None:
+    users = {module.unit for module in modules() if library in {name.split(".")[0] for name in module.imported()}}
+    assert users <= owners
