@@ -47,10 +47,10 @@ class TunnelInitiator:
         """``local_index``: 32 bits under which this node will know the session."""
         self.local_index = local_index
         self.path_id = path_id
+        self._chance = chance
         self._mac_key = path_mac_key(path_key)
-        self._ephemeral = KeyPair.generate(chance)
         self._offered: tuple[Suite, ...] = ()
-        self._fresh = HandshakeState(
+        self._handshake = HandshakeState(
             IKPSK2,
             initiator=True,
             prologue=_PROLOGUE + path_id,
@@ -58,7 +58,6 @@ class TunnelInitiator:
             remote_static=peer_static,
             psk=path_key,
         )
-        self._handshake: HandshakeState | None = None
 
     def request(self, stamp: int, suites: Sequence[Suite]) -> bytes:
         """A TunnelRequest, which may be resent as it is.
@@ -66,12 +65,9 @@ class TunnelInitiator:
         ``stamp``: greater than any before from this static key.  ``suites``: in order of preference.
         Raise RuntimeError on a second call: a second request is a second handshake.
         """
-        if self._handshake is not None:
-            raise RuntimeError("this handshake has its request")
-        self._handshake = self._fresh
-        self._offered = tuple(suites)
         payload = TunnelRequestPayload(stamp, list(suites))
-        noise = self._handshake.write_message(encode(payload), self._ephemeral)
+        noise = self._handshake.write_message(encode(payload), KeyPair.generate(self._chance))
+        self._offered = tuple(suites)
         return append_path_mac(TunnelRequest(self.local_index, self.path_id, noise).encode(), self._mac_key)
 
     def read_response(self, datagram: bytes) -> Session:
@@ -80,8 +76,6 @@ class TunnelInitiator:
         Raise MalformedError("bad_path_mac", "bad_index", "bad_handshake", "bad_suite", …); the true answer may
         still come.
         """
-        if self._handshake is None:
-            raise RuntimeError("there is no request to answer")
         _check_type(datagram, MessageType.TUNNEL_RESPONSE)
         check_path_mac(datagram, self._mac_key)
         response = TunnelResponse.decode(datagram)

@@ -48,4 +48,6 @@ class Endpoint(NamedTuple):
         address = ipaddress.ip_address(host[1:-1] if bracketed else host)
         if bracketed != (address.version == 6):
             raise ValueError(f"{text!r}: an IPv6 address, and only that, stands in [brackets]")
+        if "%" in host:
+            raise ValueError(f"{text!r}: an endpoint has no zone")
         return cls(str(address), int(port))
