@@ -48,6 +48,7 @@ STALE_AFTER = 10.0
 """Seconds: a younger socket file may belong to a process that has not called listen yet."""
 
 Address = tuple[str, int]
+Context = zmq.Context[zmq.Socket[bytes]]
 
 
 class FrontendAddress(NamedTuple):
@@ -58,6 +59,11 @@ class FrontendAddress(NamedTuple):
     """ZeroMQ endpoint of its PULL."""
     bound: frozenset[Address]
     """Every (host, port) it can send from."""
+
+
+def new_context() -> Context:
+    """One for a process; its threads share it and close it (``destroy``) after their pipes."""
+    return zmq.Context()
 
 
 def new_instance(chance: Chance) -> str:
@@ -98,7 +104,7 @@ def _remove_dead_sockets(directory: Path) -> None:
                         path.unlink()
 
 
-def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+def _socket(context: Context, kind: int) -> zmq.Socket[bytes]:
     made = context.socket(kind)
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
@@ -123,7 +129,7 @@ def _bind(pull: zmq.Socket[bytes], endpoint: str) -> str:
 class FrontendPipe:
     """The frontend's end.  It knows sockets, not credits: see ``frontend/credits.py``."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> None:
+    def __init__(self, context: Context, endpoint: str) -> None:
         self._context = context
         self._pull = _socket(context, zmq.PULL)
         self.endpoint = _bind(self._pull, endpoint)
@@ -198,7 +204,7 @@ class WorkerPipe:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: Context,
         instance: str,
         services: Iterable[int],
         endpoint: str,
