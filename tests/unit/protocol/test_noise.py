@@ -67,7 +67,7 @@ def test_published_vectors_are_reproduced_to_the_byte(
 ) -> None:
     vector = published[pattern.protocol_name.decode()]
     value = {key: bytes.fromhex(text) for key, text in vector.items() if isinstance(text, str) and key[4] == "_"}
-    psks = [bytes.fromhex(psk) for psk in vector["init_psks"]] or [None, None]
+    psks: list[bytes | None] = [bytes.fromhex(psk) for psk in vector["init_psks"]] or [None, None]
     messages = [
         tuple(bytes.fromhex(message[key]) for key in ("payload", "ciphertext")) for message in vector["messages"]
     ]
