@@ -1,0 +1,83 @@
+"""``cyphonic lab``: build a topology, run commands in it, take it down."""
+
+from __future__ import annotations
+
+import os
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cyphonic.lab.build import Lab, termination_raises
+from cyphonic.lab.namespace import Namespace
+from cyphonic.lab.record import LabRecord, records, sweep
+from cyphonic.lab.tools import LabError, require_tools, search_path
+from cyphonic.lab.topology import load_topology, packaged
+
+
+@click.group()
+def group() -> None:
+    """Build networks, NATs and nodes in namespaces; everything here needs root."""
+
+
+@group.command()
+@click.argument("topology")
+def up(topology: str) -> None:
+    """Build TOPOLOGY (a TOML file, or the name of a packaged one) and leave it standing."""
+    lab = Lab(load_topology(topology), keep=True)
+    with termination_raises():
+        lab.start()
+    click.echo(f"{lab.record.id}: {', '.join(lab.names())}")
+    click.echo(f"try: cyphonic lab exec {lab.names()[0]} ip address; then: cyphonic lab down")
+
+
+@group.command()
+@click.argument("lab_id", metavar="[LAB]", required=False)
+def down(lab_id: str | None) -> None:
+    """Take down LAB, or every lab whose process no longer runs and every one made by `lab up`."""
+    require_tools()
+    gone = sweep()
+    for record in [_find(lab_id)] if lab_id else [record for record in records() if record.owner == 0]:
+        record.demolish()
+        gone.append(record.id)
+    click.echo(f"removed {', '.join(gone)}" if gone else "there is no lab")
+
+
+@group.command("list")
+def list_labs() -> None:
+    """Show the labs on this machine, and the packaged topologies."""
+    table = Table("lab", "topology", "owner", "hosts and routers")
+    for record in records():
+        owner = f"process {record.owner}{', gone' if record.abandoned else ''}" if record.owner else "lab up"
+        table.add_row(record.id, record.topology, owner, " ".join(record.namespaces))
+    console = Console()
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("no lab is up")
+    console.print(f"packaged topologies: {', '.join(packaged())}")
+
+
+@group.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--lab", "lab_id", help="Which lab; needed when there are several.")
+@click.argument("host")
+@click.argument("command", nargs=-1, required=True)
+def execute(lab_id: str | None, host: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND on HOST, in the place of this process."""
+    require_tools()
+    record = _find(lab_id)
+    if host not in record.namespaces:
+        raise LabError(f"there is no {host!r} in {record.id}", f"it has {', '.join(record.namespaces)}")
+    argv = Namespace(record.namespaces[host]).argv(command)
+    environment = {**os.environ, **record.environments.get(host, {}), "PATH": search_path()}
+    os.execvpe(argv[0], argv, environment)
+
+
+def _find(lab_id: str | None) -> LabRecord:
+    """The lab of that id, or the only one; raise LabError."""
+    found = [record for record in records() if lab_id in (None, record.id)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise LabError(f"there is no lab {lab_id}" if lab_id else "there is no lab", "cyphonic lab up TOPOLOGY")
+    raise LabError("there are several labs", f"choose one with --lab: {', '.join(record.id for record in found)}")

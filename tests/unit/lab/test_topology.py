@@ -1,0 +1,107 @@
+import pytest
+
+from cyphonic.lab.nat import NatKind
+from cyphonic.lab.topology import Role, TopologyError, load_topology, packaged, parse_topology
+
+GOOD = """
+[network.internet]
+ipv4 = "203.0.113.0/24"
+ipv6 = "2001:db8:1::/64"
+[network.home]
+ipv4 = "192.168.1.0/24"
+[router.core]
+serves = ["internet"]
+[router.door]
+uplink = "internet"
+serves = ["home"]
+nat = "symmetric"
+udp_timeout = 5
+[host.cloud]
+network = "internet"
+role = "cloud"
+[host.four]
+network = "internet"
+families = ["ipv4"]
+[host.laptop]
+network = "home"
+"""
+
+
+def test_addresses_follow_from_the_order_in_the_file() -> None:
+    topology = parse_topology(GOOD, "good.toml")
+    assert [str(address) for address in topology.host("cloud").attachment.addresses] == [
+        "203.0.113.11/24",
+        "2001:db8:1::11/64",
+    ]
+    assert [str(address) for address in topology.host("four").attachment.addresses] == ["203.0.113.12/24"]
+    core, door = topology.routers
+    assert str(core.serves[0].ipv6) == "2001:db8:1::1/64"
+    assert door.uplink is not None
+    assert str(door.uplink.ipv4) == "203.0.113.13/24"
+    assert (door.nat, door.udp_timeout) == (NatKind.SYMMETRIC, 5)
+
+
+def test_a_host_is_a_node_and_the_topology_is_called_like_its_file_unless_it_says_otherwise() -> None:
+    topology = parse_topology(GOOD, "/somewhere/good.toml")
+    assert topology.name == "good"
+    assert [host.name for host in topology.of_role(Role.CLOUD)] == ["cloud"]
+    assert [host.name for host in topology.of_role(Role.NODE)] == ["four", "laptop"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "reason"),
+    [
+        ('ipv4 = "192.168.1.0/24"', 'ipv4 = "192.168.1.1/24"', "network.home.ipv4", "host bits"),
+        ('ipv4 = "192.168.1.0/24"', 'ipv4 = "192.168.1.0/30"', "network.home.ipv4", "longer than /24"),
+        ('ipv4 = "192.168.1.0/24"', "ipv4 = 4", "network.home.ipv4", "not a string"),
+        ('ipv4 = "192.168.1.0/24"', "", "network.home", "needs ipv4"),
+        ('ipv4 = "192.168.1.0/24"', 'mask = "/24"', "network.home.mask", "unknown key"),
+        ('network = "home"', 'network = "hone"', "host.laptop.network", "no network 'hone'"),
+        ('network = "home"', "", "host.laptop.network", "is missing"),
+        ('network = "home"', 'network = "home"\nfamilies = ["ipv6"]', "host.laptop.families", "'ipv6'"),
+        ('network = "home"', 'network = "home"\nfamilies = []', "host.laptop.families", "empty"),
+        ('network = "home"', 'network = "home"\nfamilies = "ipv4"', "host.laptop.families", "list of strings"),
+        ('role = "cloud"', 'role = "king"', "host.cloud.role", "none of cloud, node, plain"),
+        ('nat = "symmetric"', 'nat = "conical"', "router.door.nat", "none of none, full-cone"),
+        ("udp_timeout = 5", "udp_timeout = 0", "router.door.udp_timeout", "whole number"),
+        ("[router.door]", "[router.cloud]", "router.cloud", "a host has the same name"),
+        ("[router.door]", "[router.Door]", "router.Door", "a-z"),
+        ("[router.door]", "[router.switch]", "router.switch", "not 'switch'"),
+        ('serves = ["home"]', 'serves = ["internet"]', "router.door.uplink", "also in serves"),
+        ('serves = ["home"]', "serves = []", "router.door.serves", "empty"),
+        ('serves = ["home"]', "", "router.door.serves", "missing"),
+        ('uplink = "internet"', "", "router.door.nat", "needs an uplink"),
+        ('serves = ["internet"]', 'serves = ["internet", "home"]', "router.door.serves", "already served by"),
+        ('serves = ["internet"]', 'serves = ["internet"]\nuplink = "home"', "router.core.uplink", "ring"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_file_key_and_reason(old: str, new: str, key: str, reason: str) -> None:
+    assert old in GOOD
+    with pytest.raises(TopologyError) as caught:
+        parse_topology(GOOD.replace(old, new, 1), "bad.toml")
+    assert caught.value.key == key
+    assert reason in caught.value.message
+    assert caught.value.message.startswith("bad.toml: ")
+    assert caught.value.exit_code == 2
+
+
+def test_broken_toml_is_refused_with_its_line() -> None:
+    with pytest.raises(TopologyError, match=r"bad\.toml: .*line 2"):
+        parse_topology("\nname = oops\n", "bad.toml")
+
+
+def test_a_missing_file_is_refused_with_the_names_that_would_do() -> None:
+    with pytest.raises(TopologyError, match=r"packaged topologies: .*demo"):
+        load_topology("no-such-file.toml")
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_every_packaged_topology_is_sound(name: str) -> None:
+    assert load_topology(name).name == name
+
+
+def test_the_demo_has_a_cloud_and_five_different_nodes() -> None:
+    topology = load_topology("demo")
+    assert len(topology.of_role(Role.CLOUD)) == 1
+    assert [node.name for node in topology.of_role(Role.NODE)] == ["open", "home-a", "home-b", "six", "dual"]
+    assert [router.nat for router in topology.routers].count(NatKind.PORT_RESTRICTED) == 2
