@@ -1,0 +1,57 @@
+"""A tunnel handshake that this end has started: the same request, resent until it is answered or given up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cyphonic.protocol.chance import Chance
+from cyphonic.protocol.grant import PathGrant
+from cyphonic.protocol.handshake import TunnelInitiator
+from cyphonic.protocol.keys import KeyPair
+from cyphonic.protocol.session import Session
+from cyphonic.wire.tunnel import Suite
+
+RESEND_AFTER = (0.0, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0, 6.0, 9.0, 12.0)
+"""Seconds after the start at which the TunnelRequest goes out."""
+GIVE_UP_AFTER = 15.5
+
+
+class Attempt:
+    """One handshake under one grant.  ``index`` is the local index that its session will have."""
+
+    def __init__(
+        self,
+        grant: PathGrant,
+        static: KeyPair,
+        peer_static: bytes,
+        index: int,
+        stamp: int,
+        suites: Sequence[Suite],
+        chance: Chance,
+        now: float,
+    ) -> None:
+        self.grant = grant
+        self.index = index
+        self._initiator = TunnelInitiator(static, peer_static, grant.path_id, grant.path_key, index, chance)
+        self.request = self._initiator.request(stamp, suites)
+        self._started = now
+        self._sent = 0
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the request has gone out more than once."""
+        return self._sent > 1
+
+    def next_deadline(self) -> float:
+        """The next sending, or giving up."""
+        after = RESEND_AFTER[self._sent] if self._sent < len(RESEND_AFTER) else GIVE_UP_AFTER
+        return self._started + after
+
+    def resend(self) -> bool:
+        """Whether the request, due now, is to be sent; False: give up."""
+        self._sent += 1
+        return self._sent <= len(RESEND_AFTER)
+
+    def read_response(self, datagram: bytes) -> Session:
+        """The session.  Raise DropError; the true answer may still come."""
+        return self._initiator.read_response(datagram)

@@ -1,0 +1,168 @@
+"""What one direction grants a node: a path ID, its key, the peer's candidates, hole punches, relay bindings.
+
+A peer holds the newest two: handshakes under the one before may still be under way when a path key is renewed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from socket import AddressFamily
+
+from cyphonic.protocol.binding import Binding
+from cyphonic.protocol.chance import Chance
+from cyphonic.protocol.limits import HOLE_PUNCH_COUNT, HOLE_PUNCH_INTERVAL, RELAY_FALLBACK
+from cyphonic.protocol.mac import append_path_mac, path_mac_key
+from cyphonic.protocol.outbox import Outbox
+from cyphonic.protocol.paths import Destination
+from cyphonic.wire.direction import FirstPath, Role, RouteDirection
+from cyphonic.wire.endpoint import Endpoint
+from cyphonic.wire.header import encode_relayed
+from cyphonic.wire.tunnel import HolePunch
+
+_RELAY_AT_ONCE = frozenset({FirstPath.RELAYED, FirstPath.LAN_AND_RELAYED, FirstPath.RELAYED_ONLY})
+_PUNCH_AT_ONCE = frozenset({FirstPath.DIRECT_PUNCHED, FirstPath.RELAYED, FirstPath.LAN_AND_RELAYED})
+_DIRECT_AT_ONCE = frozenset({FirstPath.DIRECT, FirstPath.DIRECT_PUNCHED, FirstPath.LAN_AND_RELAYED})
+
+
+class PathGrant:
+    """One direction, and what this node does with it."""
+
+    def __init__(
+        self,
+        direction: RouteDirection,
+        families: frozenset[AddressFamily],
+        chance: Chance,
+        outbox: Outbox,
+        now: float,
+    ) -> None:
+        self.path_id = direction.path_id
+        self.path_key = direction.path_key
+        self.role = Role(direction.role)
+        self.first_path = FirstPath(direction.first_path)
+        self.mac_key = path_mac_key(direction.path_key)
+        self.expires = now + direction.path_lifetime
+        self.received = now
+        self.candidates = [Endpoint.decode(data) for data in direction.candidates]
+        self.newest_stamp = 0
+        """Of the peer's TunnelRequests.  A path ID is never used again, so a stamp has to grow within one only."""
+        self.answered: tuple[bytes, bytes] | None = None
+        """The newest TunnelRequest and our answer: the same request again gets the same bytes."""
+        self.bindings = [
+            Binding(relay, direction.path_id, self.role, endpoint, chance)
+            for relay in direction.relays
+            for endpoint in [Endpoint.decode(data) for data in relay.endpoints]
+            if endpoint.family in families
+        ]
+        self.fallback_at = now + RELAY_FALLBACK
+        """When relay and hole punching start, unless the direct path has answered."""
+        self._outbox = outbox
+        self._families = families
+        self._punches_left = 0
+        self._next_punch = math.inf
+
+    @property
+    def direct_at_once(self) -> bool:
+        """Whether a first handshake goes straight to the peer's candidates."""
+        return self.first_path in _DIRECT_AT_ONCE
+
+    def reachable(self) -> list[Endpoint]:
+        """The peer's candidates in a family that this node has."""
+        if self.first_path is FirstPath.RELAYED_ONLY:
+            return []
+        return [endpoint for endpoint in self.candidates if endpoint.family in self._families]
+
+    def relayed(self) -> Iterator[Destination]:
+        """Every way through a relay that is bound."""
+        for binding in self.bindings:
+            if binding.bound:
+                yield relayed_by(binding)
+
+    def start(self, now: float, *, relay: bool) -> None:
+        """Begin what the first path asks for at once; ``relay``: bind in any case."""
+        if relay or self.first_path in _RELAY_AT_ONCE:
+            self.bind(now)
+        if self.first_path in _PUNCH_AT_ONCE:
+            self.punch(now)
+
+    def relay_wanted(self, now: float) -> bool:
+        """Whether a handshake may go through the relay yet."""
+        return self.first_path in _RELAY_AT_ONCE or now >= self.fallback_at
+
+    def bind(self, now: float) -> None:
+        """Ask every relay of the grant for its binding; those that stand or are being asked stay as they are."""
+        for binding in self.bindings:
+            if binding.failed:
+                binding.rebind(now)
+            else:
+                binding.start(now)
+            self._flush(binding)
+
+    def rebind(self, now: float) -> None:
+        """This node has moved: renew every binding from the new address."""
+        for binding in self.bindings:
+            if binding.bound:
+                binding.rebind(now)
+                self._flush(binding)
+
+    def punch(self, now: float) -> None:
+        """Send HolePunches to the peer's candidates, paced, from now on."""
+        if self._punches_left == 0 and self.reachable():
+            self._punches_left = HOLE_PUNCH_COUNT
+            self._next_punch = now
+
+    def stop_punching(self) -> None:
+        """The direct path stands."""
+        self._punches_left, self._next_punch = 0, math.inf
+
+    def receive_relay(self, datagram: bytes, source: Endpoint, now: float) -> Binding | None:
+        """The binding that a relay's datagram was for, or None.  Raise DropError."""
+        for binding in self.bindings:
+            if binding.receive_datagram(datagram, source, now):
+                self._flush(binding)
+                return binding
+        return None
+
+    def next_deadline(self) -> float:
+        """When ``handle_timeout`` has something to do; infinity when never."""
+        bindings = (binding.next_deadline() or math.inf for binding in self.bindings)
+        return min(self._next_punch, self.fallback_at, *bindings)
+
+    def handle_timeout(self, now: float, *, connected: bool) -> None:
+        """Do everything that is due; ``connected``: there is a path in use that answers."""
+        for binding in self.bindings:
+            deadline = binding.next_deadline()
+            if deadline is not None and deadline <= now:
+                binding.handle_timeout(now)
+                self._flush(binding)
+        if self.fallback_at <= now:
+            self.fallback_at = math.inf
+            if not connected:
+                self.bind(now)
+                self.punch(now)
+        if self._next_punch <= now:
+            self._send_punch(now)
+
+    def _send_punch(self, now: float) -> None:
+        number = HOLE_PUNCH_COUNT - self._punches_left
+        self._punches_left -= 1
+        self._next_punch = now + HOLE_PUNCH_INTERVAL if self._punches_left else math.inf
+        datagram = append_path_mac(HolePunch(self.role, number, self.path_id).encode(), self.mac_key)
+        self._outbox.datagrams.extend((datagram, endpoint) for endpoint in self.reachable())
+
+    def _flush(self, binding: Binding) -> None:
+        self._outbox.datagrams.extend(binding.datagrams_to_send())
+
+
+def relayed_by(binding: Binding) -> Destination:
+    """The way through a relay that has bound this node."""
+    assert binding.relay_index is not None
+    return Destination(binding.endpoint, encode_relayed(binding.relay_index))
+
+
+def is_local(endpoint: Endpoint) -> bool:
+    """Whether an endpoint is of a private network (RFC 1918, RFC 4193): there two nodes may share a LAN."""
+    if ":" in endpoint.host:
+        return endpoint.host.lower().startswith(("fc", "fd"))
+    first, second = (int(part) for part in endpoint.host.split(".")[:2])
+    return first == 10 or (first == 172 and 16 <= second < 32) or (first == 192 and second == 168)

@@ -1,0 +1,242 @@
+"""The ways to one peer: candidates, checks, and which verified path is in use.
+
+A *candidate* is a destination that might reach the peer.  A check is a numbered probe, sealed under the session;
+its acknowledgement shows that datagrams pass both ways, which makes the candidate a *path*.  The idea is that of
+ICE (RFC 8445) with the roles left out: each end chooses where it sends, and only among paths that answered.
+
+A path in use is left for a better kind (LAN, then direct, then relayed), for the one that the peer itself now
+sends from (it has moved), or when it has fallen silent.  Nothing else makes it change: that is the hysteresis.
+Between two equally good paths one end leads and the other follows, or they would swap for ever.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from cyphonic.protocol.limits import PATH_CHECK_COUNT, PATH_CHECK_INTERVAL
+from cyphonic.wire.endpoint import Endpoint
+
+MOVE_PATIENCE = 1.0
+"""Seconds without a word on the path in use, while the peer speaks from elsewhere, until even a leader follows."""
+PROBE_PATIENCE = 2.0
+"""Seconds of unanswered probing until a path counts as silent."""
+PROBE_COUNT = 8
+
+MAX_LEARNED = 8
+"""Candidates learned from where a peer's datagrams come from, beside those that the cloud named."""
+
+
+class PathKind(IntEnum):
+    """From best to worst."""
+
+    LAN = 0
+    DIRECT = 1
+    RELAYED = 2
+
+
+class Destination(NamedTuple):
+    """Where a datagram for the peer goes, and what stands in front of it on that way."""
+
+    endpoint: Endpoint
+    prefix: bytes = b""
+    """The relayed header, or nothing."""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A destination and what its checks have shown."""
+
+    destination: Destination
+    kind: PathKind
+    learned: bool = False
+    checks_left: int = 0
+    next_check: float = math.inf
+    verified: float | None = None
+    rtt: float | None = None
+    """Seconds, of the newest answered check."""
+
+
+@dataclass(slots=True)
+class _Check:
+    destination: Destination
+    sent: float
+
+
+@dataclass(slots=True)
+class Paths:
+    """The candidates of one peer and the path in use.  Time is the caller's."""
+
+    leads: bool
+    """Of two equally good paths this end keeps its own and the peer follows."""
+    current: Destination | None = None
+    why: str = "no path yet"
+    silent: bool = False
+    """The path in use no longer answers: any other that does is better."""
+    _candidates: dict[Destination, Candidate] = field(default_factory=dict)
+    _checks: dict[int, _Check] = field(default_factory=dict)
+    _next_number: int = 1
+    _peer_sends_from: Destination | None = None
+    _heard_current: float = -math.inf
+    _probing_since: float = math.inf
+
+    def offer(self, destination: Destination, kind: PathKind, *, learned: bool = False) -> Candidate:
+        """Know a destination from now on; a known one stays as it is."""
+        candidate = self._candidates.get(destination)
+        if candidate is None:
+            if learned:
+                self._forget_a_learned_one()
+            candidate = Candidate(destination, kind, learned)
+            self._candidates[destination] = candidate
+        return candidate
+
+    def withdraw(self, destination: Destination) -> None:
+        """Forget a destination (a relay binding that ended)."""
+        self._candidates.pop(destination, None)
+        if self.current == destination:
+            self.silent = True
+
+    def kind(self, destination: Destination) -> PathKind:
+        """Of a known destination; one that nobody offered is direct or relayed by its prefix."""
+        candidate = self._candidates.get(destination)
+        if candidate is not None:
+            return candidate.kind
+        return PathKind.RELAYED if destination.prefix else PathKind.DIRECT
+
+    @property
+    def current_kind(self) -> PathKind | None:
+        """Kind of the path in use."""
+        return None if self.current is None else self.kind(self.current)
+
+    @property
+    def current_rtt(self) -> float | None:
+        """Round trip of the path in use in seconds, when a check has measured it."""
+        candidate = self._candidates.get(self.current) if self.current else None
+        return candidate.rtt if candidate else None
+
+    def candidates(self) -> list[Candidate]:
+        """All of them, best kind first."""
+        return sorted(self._candidates.values(), key=lambda candidate: candidate.kind)
+
+    def use(self, destination: Destination, why: str, now: float) -> None:
+        """Send there from now on: the handshake, or a check, has shown that it answers."""
+        self.offer(destination, self.kind(destination), learned=not destination.prefix).verified = now
+        self.current = destination
+        self.why = why
+        self._current_answers(now)
+
+    def check(self, candidate: Candidate, now: float, times: int = PATH_CHECK_COUNT) -> None:
+        """Probe a candidate from now on, paced, at most ``times`` times."""
+        candidate.checks_left = max(candidate.checks_left, times)
+        candidate.next_check = min(candidate.next_check, now)
+
+    def check_better(self, now: float) -> None:
+        """Probe every candidate of a better kind than the path in use."""
+        limit = PathKind.RELAYED + 1 if self.current is None or self.silent else self.kind(self.current)
+        for candidate in self._candidates.values():
+            if candidate.kind < limit:
+                self.check(candidate, now)
+
+    def checks_due(self, now: float) -> list[tuple[int, Destination]]:
+        """The probes to send now, each under a number of its own."""
+        due = []
+        for candidate in self._candidates.values():
+            if candidate.next_check <= now:
+                candidate.checks_left -= 1
+                candidate.next_check = now + PATH_CHECK_INTERVAL if candidate.checks_left > 0 else math.inf
+                due.append((self.number_check(candidate.destination, now), candidate.destination))
+        return due
+
+    def number_check(self, destination: Destination, now: float) -> int:
+        """Note that a probe goes there; the number its acknowledgement will bear."""
+        number = self._next_number
+        self._next_number = number % 0xFFFFFFFF + 1
+        self._checks[number] = _Check(destination, now)
+        while len(self._checks) > 4 * PATH_CHECK_COUNT:
+            del self._checks[next(iter(self._checks))]
+        return number
+
+    def acknowledged(self, number: int, now: float) -> tuple[Destination, float] | None:
+        """Take an acknowledgement: the destination that answered and its round trip, or None when none was awaited.
+
+        May change the path in use.
+        """
+        check = self._checks.pop(number, None)
+        if check is None:
+            return None
+        rtt = now - check.sent
+        candidate = self._candidates.get(check.destination)
+        if candidate is not None:
+            candidate.verified = now
+            candidate.rtt = rtt
+            candidate.checks_left = 0
+            candidate.next_check = math.inf
+            self._consider(candidate, now)
+        return check.destination, rtt
+
+    def heard(self, source: Destination, now: float) -> None:
+        """The peer's newest datagram (highest counter) came from ``source``, which may mean that it has moved."""
+        moved = source != self._peer_sends_from
+        self._peer_sends_from = source
+        if source == self.current:
+            self._current_answers(now)
+        elif moved or now - self._heard_current >= MOVE_PATIENCE:
+            candidate = self.offer(source, self.kind(source), learned=True)
+            if candidate.next_check == math.inf:
+                self.check(candidate, now)
+            self.probe_current(now)
+
+    def probe_current(self, now: float) -> None:
+        """Ask whether the path in use still answers; ``overdue`` tells when it has not."""
+        if self.current is not None and self._probing_since == math.inf:
+            self._probing_since = now
+            self.check(self.offer(self.current, self.kind(self.current)), now, PROBE_COUNT)
+
+    def silence(self, now: float) -> float:
+        """Seconds since the path in use was last heard."""
+        return now - self._heard_current
+
+    def overdue(self, now: float) -> bool:
+        """Whether the path in use has just turned out silent; then every other candidate is probed."""
+        if now < self._probing_since + PROBE_PATIENCE:
+            return False
+        self._probing_since = math.inf
+        self.silent = True
+        self.check_better(now)
+        return True
+
+    def next_deadline(self) -> float:
+        """When the next probe, or the verdict on the path in use, is due; infinity when nothing is."""
+        checks = min((candidate.next_check for candidate in self._candidates.values()), default=math.inf)
+        return min(checks, self._probing_since + PROBE_PATIENCE)
+
+    def _current_answers(self, now: float) -> None:
+        self._heard_current = now
+        self._probing_since = math.inf
+        self.silent = False
+
+    def _consider(self, candidate: Candidate, now: float) -> None:
+        if candidate.destination == self.current:
+            self._current_answers(now)
+        elif self.current is None:
+            self.use(candidate.destination, "first to answer", now)
+        elif self.silent:
+            self.use(candidate.destination, "the path before fell silent", now)
+        elif candidate.kind < self.kind(self.current):
+            self.use(candidate.destination, "a better path answered", now)
+        elif self._follows(candidate, now):
+            self.use(candidate.destination, "the peer moved", now)
+
+    def _follows(self, candidate: Candidate, now: float) -> bool:
+        assert self.current is not None
+        if candidate.destination != self._peer_sends_from or candidate.kind > self.kind(self.current):
+            return False
+        return not self.leads or candidate.learned or now - self._heard_current >= MOVE_PATIENCE
+
+    def _forget_a_learned_one(self) -> None:
+        learned = [c for c in self._candidates.values() if c.learned and c.destination != self.current]
+        if len(learned) >= MAX_LEARNED:
+            oldest = min(learned, key=lambda candidate: candidate.verified or 0.0)
+            del self._candidates[oldest.destination]

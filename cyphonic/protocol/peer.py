@@ -1,0 +1,594 @@
+"""One peer: from the first packet for it to a tunnel that follows it wherever it goes.
+
+::
+
+    direction asked ──► directed ──► handshake ──► established ──► (silent, expired) ──┐
+         ▲                                                                             │
+         └─────────────────────────────────────────────────────────────────────────────┘
+
+The *direction* (from the NMS) brings the peer's certificate, candidates, a path key and relay grants.  The
+*handshake* runs over whatever answers first; *sessions* belong to the peer, not to a path; ``Paths`` says where to
+send.  The machine is pure: it appends to the ``Outbox`` that it shares with its ``Overlay`` and never waits.
+
+Error contract: a datagram that raises DropError has changed nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from socket import AddressFamily
+
+from cyphonic.errors import NotAllowedError
+from cyphonic.protocol.attempt import GIVE_UP_AFTER, Attempt
+from cyphonic.protocol.binding import Binding
+from cyphonic.protocol.chance import Chance
+from cyphonic.protocol.grant import PathGrant, is_local, relayed_by
+from cyphonic.protocol.handshake import (
+    choose_suite,
+    read_tunnel_request,
+    write_tunnel_response,
+)
+from cyphonic.protocol.index import IndexTable
+from cyphonic.protocol.keys import KeyPair
+from cyphonic.protocol.limits import (
+    KEEPALIVE_TIMEOUT,
+    MAX_STAGED_PACKETS,
+    PATH_KEY_RENEWAL,
+    PEER_IDLE,
+    PERSISTENT_KEEPALIVE,
+    REKEY_TIMEOUT,
+)
+from cyphonic.protocol.mac import check_path_mac
+from cyphonic.protocol.outbox import Outbox
+from cyphonic.protocol.paths import Destination, PathKind, Paths
+from cyphonic.protocol.session import Session
+from cyphonic.protocol.sessions import Sessions
+from cyphonic.wire.certificate import Certificate
+from cyphonic.wire.direction import FirstPath, Role, RouteDirection
+from cyphonic.wire.endpoint import Endpoint
+from cyphonic.wire.header import MessageType
+from cyphonic.wire.tunnel import (
+    HolePunch,
+    Suite,
+    TunnelRequest,
+    TunnelResponse,
+    decode_path_check,
+    decode_path_check_ack,
+    encode_path_check,
+    encode_path_check_ack,
+)
+
+LIVENESS_PROBE = 2.5
+"""Seconds of silence while sending, after which the path in use is probed."""
+LIVENESS_DEAD = 5.0
+"""Seconds of silence while sending, after which a new direction is asked for."""
+CONFIRM_INTERVAL = 0.3
+"""Seconds between capsules that confirm a session to the responder, until anything comes back."""
+DIRECTION_INTERVAL = 5.0
+"""Seconds between two directions asked for by one peer."""
+TICK = 1.0
+
+FIRST_PATH_REASONS = {
+    FirstPath.DIRECT: "the responder is reachable",
+    FirstPath.DIRECT_PUNCHED: "the responder opens its NAPT",
+    FirstPath.RELAYED: "both ends are behind NAPT",
+    FirstPath.LAN_AND_RELAYED: "both ends are behind the same NAPT",
+    FirstPath.RELAYED_ONLY: "the address families do not meet",
+}
+
+
+@dataclass(slots=True, frozen=True)
+class Self:
+    """What a peer's machine needs to know of the node it runs in."""
+
+    static: KeyPair
+    chance: Chance
+    suites: tuple[Suite, ...]
+    indices: IndexTable[Peer]
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Inner packets and bytes of one peer."""
+
+    sent_packets: int = 0
+    sent_bytes: int = 0
+    received_packets: int = 0
+    received_bytes: int = 0
+
+
+class Peer:
+    """The machine of one peer.
+
+    ``direction_wanted`` is True while this end needs the NMS to direct it (again), ``attention`` after anything
+    that may have changed that or the timers; the overlay acts on both and resets them.  A packet or capsule of a
+    tunnel that runs sets neither: that is the fast path.
+    """
+
+    def __init__(self, certificate: Certificate, own: Self, outbox: Outbox) -> None:
+        self.certificate = certificate
+        self.traffic = Traffic()
+        self.first_path: FirstPath | None = None
+        self.first_kind: PathKind | None = None
+        """Kind of the path over which the first handshake after (re)directing succeeded."""
+        self.last_handshake: float | None = None
+        self.direction_wanted = False
+        self.attention = False
+        self.families: frozenset[AddressFamily] = frozenset()
+        self.paths = Paths(leads=own.static.public < certificate.static_key)
+        self.round_trips: deque[tuple[int, float, Destination]] = deque(maxlen=64)
+        """(number, seconds, where it went) of acknowledged probes, newest last: what ``ping`` reads."""
+        self._own = own
+        self._outbox = outbox
+        self._grants: dict[bytes, PathGrant] = {}
+        self._attempt: Attempt | None = None
+        self._sessions = Sessions(own.indices.release)
+        self._staged: deque[bytes] = deque(maxlen=MAX_STAGED_PACKETS)
+        self._stamp = 0
+        self._last_packet = -math.inf
+        self._last_sent = -math.inf
+        self._last_received = -math.inf
+        self._unanswered_since = math.inf
+        self._keepalive_owed = math.inf
+        self._last_direction_asked = -math.inf
+        self._next_tick = math.inf
+        self._confirm_at = math.inf
+
+    # What the overlay asks.
+
+    @property
+    def session(self) -> Session | None:
+        """The session in use."""
+        return self._sessions.current
+
+    @property
+    def established(self) -> bool:
+        """Whether packets can be sent now."""
+        return self.session is not None and self.paths.current is not None
+
+    @property
+    def _answering(self) -> bool:
+        return self.established and not self.paths.silent
+
+    @property
+    def connecting(self) -> bool:
+        """Whether a handshake of this end is under way."""
+        return self._attempt is not None
+
+    @property
+    def path_ids(self) -> list[bytes]:
+        """Under which the peer may speak of this pair."""
+        return list(self._grants)
+
+    @property
+    def bindings(self) -> list[Binding]:
+        """Relay bindings of every path that lives."""
+        return [binding for grant in self._grants.values() for binding in grant.bindings]
+
+    @property
+    def certified(self) -> tuple[bytes, bytes]:
+        """The peer's virtual addresses (16 bytes, 4 bytes or empty): inner sources must be one of them."""
+        return self.certificate.virtual_ipv6, self.certificate.virtual_ipv4
+
+    def next_deadline(self) -> float:
+        """When ``handle_timeout`` wants to be called; infinity when never."""
+        deadline = min(self._next_tick, self._confirm_at, self.paths.next_deadline())
+        if self._attempt is not None:
+            deadline = min(deadline, self._attempt.next_deadline())
+        for grant in self._grants.values():
+            deadline = min(deadline, grant.next_deadline())
+        return deadline
+
+    # Direction.
+
+    def directed(self, direction: RouteDirection, certificate: Certificate, now: float) -> None:
+        """The NMS has directed this pair: a new one, or one whose path key or place is to be renewed."""
+        if direction.path_id in self._grants:
+            return
+        self.certificate = certificate
+        self.direction_wanted = False
+        grant = PathGrant(direction, self.families, self._own.chance, self._outbox, now)
+        while len(self._grants) >= 2:
+            self._drop_grant(next(iter(self._grants)))
+        self._grants[grant.path_id] = grant
+        answering = self._answering
+        for endpoint in grant.reachable():
+            lan = grant.first_path is FirstPath.LAN_AND_RELAYED and is_local(endpoint)
+            candidate = self.paths.offer(Destination(endpoint), PathKind.LAN if lan else PathKind.DIRECT)
+            if answering and candidate.verified is None:
+                self.paths.check(candidate, now)
+        self._tick_soon(now)
+        if not answering:
+            self.first_path, self.first_kind = grant.first_path, None
+        grant.start(now, relay=self.paths.current_kind is PathKind.RELAYED)
+        if grant.role is Role.INITIATOR and not answering:
+            self._start_handshake(now)
+
+    def connect(self, now: float) -> None:
+        """A packet or a name look-up wants this peer: do what is needed for a tunnel."""
+        self._last_packet = now
+        self._tick_soon(now)
+        if self.established or self._attempt is not None:
+            return
+        self._want_direction(now)
+        if self._grants and self.paths.current is not None:
+            self._start_handshake(now)
+
+    def moved(self, now: float) -> None:
+        """This node's own addresses have changed: speak from the new one, renew every binding and the direction."""
+        for grant in self._grants.values():
+            grant.rebind(now)
+        if self.session is None:
+            return
+        if self.paths.current is not None:
+            self._send_capsule(b"", now)
+            self.paths.probe_current(now)
+        for candidate in self.paths.candidates():
+            if candidate.destination.endpoint.family in self.families:
+                self.paths.check(candidate, now)
+        self._last_direction_asked = -math.inf
+        self._want_direction(now)
+
+    def close(self) -> None:
+        """Forget everything: sessions, handshakes, bindings."""
+        self._sessions.close()
+        self._end_attempt()
+        for path_id in list(self._grants):
+            self._drop_grant(path_id)
+        self._staged.clear()
+        self.paths = Paths(leads=self.paths.leads)
+        self._next_tick = self._confirm_at = math.inf
+
+    # Packets.
+
+    def send_packet(self, packet: bytes, now: float) -> None:
+        """Seal an inner packet for the peer, or stage it while there is no tunnel (oldest out first when full)."""
+        self._last_packet = now
+        if self.session is None or self.paths.current is None:
+            self._staged.append(packet)
+            self.connect(now)
+            return
+        try:
+            self._send_capsule(packet, now)
+        except NotAllowedError:  # the session has sealed all it may
+            self._sessions.end_current()
+            self._staged.append(packet)
+            self.connect(now)
+            return
+        self.traffic.sent_packets += 1
+        self.traffic.sent_bytes += len(packet)
+        if self._unanswered_since == math.inf:
+            self._unanswered_since = now
+            self._tick_soon(now)
+
+    def probe(self, now: float) -> int | None:
+        """Send one path check over the path in use; its number, or None while there is no tunnel."""
+        if self.session is None or self.paths.current is None:
+            return None
+        self._last_packet = now
+        number = self.paths.number_check(self.paths.current, now)
+        self._send_check(number, self.paths.current, now)
+        return number
+
+    def receive_sealed(self, datagram: bytes, via: Destination, now: float) -> None:
+        """A capsule, path check or ack for one of this peer's sessions.  Raise DropError."""
+        index = int.from_bytes(datagram[4:8], "big")
+        session = self._sessions.of(index)
+        if session is None:
+            raise NotAllowedError("no_session")
+        if session is self._sessions.unconfirmed and datagram[0] != MessageType.CAPSULE:
+            # The initiator's first capsule comes along the path that answered; a check may come along any.
+            raise NotAllowedError("unconfirmed_session")
+        newest = session.highest_counter
+        plaintext, counter = session.open(datagram)
+        self._confirm(session, via, now)
+        self._last_received = now
+        self._unanswered_since = math.inf
+        if session is self.session and counter > newest:
+            self.attention = self.attention or via != self.paths.current
+            self.paths.heard(via, now)
+        kind = datagram[0]
+        if kind == MessageType.CAPSULE:
+            self._receive_inner(plaintext, now)
+        elif kind == MessageType.PATH_CHECK:
+            number = decode_path_check(plaintext)
+            ack = encode_path_check_ack(number, via.endpoint)
+            self._send_sealed(MessageType.PATH_CHECK_ACK, ack, via, now)
+        else:
+            number, _ = decode_path_check_ack(plaintext)
+            answered = self.paths.acknowledged(number, now)
+            if answered is not None:
+                self.round_trips.append((number, answered[1], answered[0]))
+
+    def _receive_inner(self, packet: bytes, now: float) -> None:
+        if not packet:
+            return
+        if not self._source_is_certified(packet):
+            raise NotAllowedError("inner_source")
+        self._last_packet = now
+        self.traffic.received_packets += 1
+        self.traffic.received_bytes += len(packet)
+        self._outbox.packets.append(packet)
+        if self._keepalive_owed == math.inf:
+            self._keepalive_owed = now + KEEPALIVE_TIMEOUT
+            self._tick_soon(now)
+
+    def _source_is_certified(self, packet: bytes) -> bool:
+        version = packet[0] >> 4
+        if version == 6:
+            return len(packet) >= 40 and packet[8:24] == self.certificate.virtual_ipv6
+        return version == 4 and len(packet) >= 20 and packet[12:16] == self.certificate.virtual_ipv4
+
+    # Handshake.
+
+    def receive_request(self, datagram: bytes, via: Destination, now: float) -> None:
+        """A TunnelRequest under one of this pair's path IDs.  Raise DropError."""
+        grant = self._grants.get(TunnelRequest.decode(datagram).path_id)
+        if grant is None:
+            raise NotAllowedError("unknown_path")
+        if grant.answered is not None and grant.answered[0] == datagram:
+            self._send(grant.answered[1], via)
+            return
+        tunnel = read_tunnel_request(datagram, self._own.static, grant.path_key)
+        if tunnel.remote_static != self.certificate.static_key:
+            raise NotAllowedError("wrong_static_key")
+        if tunnel.payload.stamp <= grant.newest_stamp:
+            raise NotAllowedError("stale_stamp")
+        if self._attempt is not None and self._own.static.public < self.certificate.static_key:
+            raise NotAllowedError("glare")  # ours is the one that is answered
+        suite = choose_suite(tunnel.payload.suites, self._own.suites)
+        index = self._own.indices.allocate(self)
+        response, session = write_tunnel_response(tunnel, grant.path_key, index, suite, self._own.chance)
+        self._end_attempt()
+        self._sessions.answer(session)
+        grant.newest_stamp = tunnel.payload.stamp
+        grant.answered = datagram, response
+        self._tick_soon(now)
+        self._send(response, via)
+
+    def receive_response(self, datagram: bytes, via: Destination, now: float) -> None:
+        """A TunnelResponse for this end's handshake.  Raise DropError."""
+        attempt = self._attempt
+        if attempt is None or TunnelResponse.decode(datagram).receiver_index != attempt.index:
+            raise NotAllowedError("no_handshake")
+        session = attempt.read_response(datagram)
+        self._attempt = None
+        self._establish(session, via, now)
+        if not self._staged:
+            self._send_capsule(b"", now)
+        self._send_staged(now)
+        self._confirm_at = now + CONFIRM_INTERVAL
+
+    def _start_handshake(self, now: float) -> None:
+        grant = self._newest_grant()
+        if grant is None or self._attempt is not None:
+            return
+        index = self._own.indices.allocate(self)
+        self._stamp = max(self._stamp + 1, int(now * 1e9))
+        self._attempt = Attempt(
+            grant,
+            self._own.static,
+            self.certificate.static_key,
+            index,
+            self._stamp,
+            self._own.suites,
+            self._own.chance,
+            now,
+        )
+        self._resend_request(now)
+
+    def _resend_request(self, now: float) -> None:
+        attempt = self._attempt
+        assert attempt is not None
+        self.attention = True
+        if not attempt.resend():
+            self._end_attempt()
+            if not self.established:
+                self._staged.clear()
+                self._want_direction(now)
+            return
+        for destination in self._handshake_destinations(attempt.grant, fallback=attempt.repeated):
+            self._send(attempt.request, destination)
+
+    def _handshake_destinations(self, grant: PathGrant, *, fallback: bool) -> list[Destination]:
+        """A rekey goes where the traffic goes; a first handshake to all that the first path allows."""
+        destinations = []
+        if self.paths.current is not None and not self.paths.silent:
+            destinations.append(self.paths.current)
+            if self.session is not None and not fallback:
+                return destinations
+        if grant.direct_at_once:
+            destinations += [Destination(endpoint) for endpoint in grant.reachable()]
+        destinations += grant.relayed()
+        return list(dict.fromkeys(destinations))
+
+    def _establish(self, session: Session, via: Destination, now: float) -> None:
+        """A session takes over: an initiator's on the response, a responder's on its first opened capsule."""
+        self._sessions.use(session, now)
+        self.last_handshake = now
+        self._last_received = now
+        self._unanswered_since = math.inf
+        if self.first_kind is None:
+            self.first_kind = self.paths.kind(via)
+            reason = FIRST_PATH_REASONS[self.first_path] if self.first_path is not None else "the peer asked"
+            if self.first_kind is PathKind.RELAYED and self.first_path in (
+                FirstPath.DIRECT,
+                FirstPath.DIRECT_PUNCHED,
+            ):
+                reason = "the direct path did not answer in time"
+            self.paths.use(via, reason, now)
+        elif self.paths.current is None or self.paths.silent:
+            self.paths.use(via, "first to answer", now)
+        self.paths.check_better(now)
+        self._tick_soon(now)
+
+    def _confirm(self, session: Session, via: Destination, now: float) -> None:
+        """The first opened datagram of a session that this end answered for makes it the one in use."""
+        if session is self._sessions.unconfirmed:
+            self._establish(session, via, now)
+            self._send_staged(now)
+
+    # Hole punching and relays.
+
+    def receive_punch(self, datagram: bytes, via: Destination, now: float) -> None:
+        """A HolePunch under one of this pair's path IDs: its source is a candidate.  Raise DropError."""
+        punch = HolePunch.decode(datagram)
+        grant = self._grants.get(punch.path_id)
+        if grant is None:
+            raise NotAllowedError("unknown_path")
+        check_path_mac(datagram, grant.mac_key)
+        if punch.role is grant.role:
+            raise NotAllowedError("reflected")
+        candidate = self.paths.offer(via, self.paths.kind(via), learned=True)
+        if self.session is not None and candidate.verified is None and candidate.next_check == math.inf:
+            self.paths.check(candidate, now)
+
+    def receive_relay(self, datagram: bytes, source: Endpoint, now: float) -> None:
+        """A relay's challenge or binding.  Raise DropError."""
+        grant = self._grants.get(datagram[8:24])
+        if grant is None:
+            raise NotAllowedError("unknown_path")
+        was_bound = set(grant.relayed())
+        binding = grant.receive_relay(datagram, source, now)
+        if binding is None:
+            raise NotAllowedError("unknown_relay")
+        if binding.bound and relayed_by(binding) not in was_bound:
+            self._bound(grant, relayed_by(binding), now)
+
+    def _bound(self, grant: PathGrant, relayed: Destination, now: float) -> None:
+        candidate = self.paths.offer(relayed, PathKind.RELAYED)
+        attempt = self._attempt
+        if attempt is not None and attempt.grant is grant and grant.relay_wanted(now):
+            self._send(attempt.request, relayed)
+        if self.session is not None and (self.paths.silent or self.paths.current_kind is PathKind.RELAYED):
+            self.paths.check(candidate, now)
+
+    def _drop_grant(self, path_id: bytes) -> None:
+        grant = self._grants.pop(path_id)
+        for relayed in grant.relayed():
+            self.paths.withdraw(relayed)
+        if self._attempt is not None and self._attempt.grant is grant:
+            self._end_attempt()
+
+    def _newest_grant(self) -> PathGrant | None:
+        return next(reversed(self._grants.values()), None)
+
+    # Time.
+
+    def handle_timeout(self, now: float) -> None:
+        """Do everything that is due."""
+        if self._attempt is not None and self._attempt.next_deadline() <= now:
+            self._resend_request(now)
+        for grant in self._grants.values():
+            grant.handle_timeout(now, connected=self._answering)
+        if self._confirm_at <= now:
+            self._confirm_again(now)
+        if self.session is not None:
+            for number, destination in self.paths.checks_due(now):
+                self._send_check(number, destination, now)
+            if self.paths.overdue(now):
+                self._fall_back(now)
+        if self._next_tick <= now:
+            self._tick(now)
+
+    def _confirm_again(self, now: float) -> None:
+        session = self.session
+        if session is None or not session.initiator or session.received or session.age(now) >= REKEY_TIMEOUT:
+            self._confirm_at = math.inf
+        else:
+            self._send_capsule(b"", now)
+            self._confirm_at = now + CONFIRM_INTERVAL
+
+    def _fall_back(self, now: float) -> None:
+        """The path in use has fallen silent: open every other way, and ask the NMS for a new direction."""
+        newest = self._newest_grant()
+        if newest is not None:
+            newest.bind(now)
+            newest.punch(now)
+        self._want_direction(now)
+
+    def _tick_soon(self, now: float) -> None:
+        if self._next_tick == math.inf:
+            self._next_tick = now + TICK
+            self.attention = True
+
+    def _tick(self, now: float) -> None:
+        """Once a second while there is anything to keep: expiry, rekey, renewal, liveness, keepalive."""
+        self._expire(now)
+        if self._staged and now - self._last_packet >= GIVE_UP_AFTER:
+            self._staged.clear()
+        active = now - self._last_packet < PEER_IDLE
+        if self.session is not None and active:
+            self._rekey(now)
+            self._renew_direction(now)
+            self._check_liveness(now)
+            self._keep_alive(now)
+        busy = bool(self._sessions or self._grants or self._staged)
+        self._next_tick = now + TICK if busy else math.inf
+
+    def _expire(self, now: float) -> None:
+        self._sessions.expire(now)
+        for path_id, grant in list(self._grants.items()):
+            if now >= grant.expires:
+                self._drop_grant(path_id)
+
+    def _rekey(self, now: float) -> None:
+        if self._attempt is None and self.session is not None and self.session.needs_rekey(now):
+            self._start_handshake(now)
+
+    def _renew_direction(self, now: float) -> None:
+        newest = self._newest_grant()
+        if newest is None:
+            self._want_direction(now)
+        elif newest.role is Role.INITIATOR:
+            lifetime = newest.expires - newest.received
+            if now - newest.received >= lifetime * PATH_KEY_RENEWAL:
+                self._want_direction(now)
+
+    def _check_liveness(self, now: float) -> None:
+        unanswered = now - self._unanswered_since
+        if unanswered >= LIVENESS_PROBE:
+            self.paths.probe_current(now)
+        if unanswered >= LIVENESS_DEAD:
+            self._want_direction(now)
+            if unanswered >= KEEPALIVE_TIMEOUT + REKEY_TIMEOUT:
+                self._start_handshake(now)
+
+    def _keep_alive(self, now: float) -> None:
+        if now >= self._keepalive_owed or now - self._last_sent >= PERSISTENT_KEEPALIVE:
+            self._send_capsule(b"", now)
+
+    def _want_direction(self, now: float) -> None:
+        if now - self._last_direction_asked >= DIRECTION_INTERVAL:
+            self._last_direction_asked = now
+            self.direction_wanted = self.attention = True
+
+    # Sending.
+
+    def _send_staged(self, now: float) -> None:
+        while self._staged and self.established:
+            self.send_packet(self._staged.popleft(), now)
+
+    def _send_capsule(self, packet: bytes, now: float) -> None:
+        assert self.paths.current is not None
+        self._keepalive_owed = math.inf
+        self._send_sealed(MessageType.CAPSULE, packet, self.paths.current, now)
+
+    def _send_check(self, number: int, destination: Destination, now: float) -> None:
+        self._send_sealed(MessageType.PATH_CHECK, encode_path_check(number), destination, now)
+
+    def _send_sealed(self, kind: MessageType, plaintext: bytes, destination: Destination, now: float) -> None:
+        assert self.session is not None
+        self._last_sent = now
+        datagram = self.session.seal(kind, plaintext)
+        self._outbox.datagrams.append((destination.prefix + datagram, destination.endpoint))
+
+    def _send(self, datagram: bytes, destination: Destination) -> None:
+        self._outbox.datagrams.append((destination.prefix + datagram, destination.endpoint))
+
+    def _end_attempt(self) -> None:
+        if self._attempt is not None:
+            self._own.indices.release(self._attempt.index)
+            self._attempt = None

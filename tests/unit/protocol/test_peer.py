@@ -1,0 +1,359 @@
+"""Two peers, directed by hand, in virtual time: first path, fallback, glare, upgrade, silence, expiry."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from socket import AF_INET, AddressFamily
+
+import pytest
+
+from cyphonic.errors import DropError, NotAllowedError
+from cyphonic.protocol.index import IndexTable
+from cyphonic.protocol.keys import KeyPair
+from cyphonic.protocol.limits import PEER_IDLE, REJECT_AFTER_TIME, REKEY_AFTER_TIME
+from cyphonic.protocol.outbox import Outbox
+from cyphonic.protocol.paths import Destination, PathKind
+from cyphonic.protocol.peer import Peer, Self
+from cyphonic.protocol.session import supported_suites
+from cyphonic.protocol.token import seal_token
+from cyphonic.relay.bindings import BindingTable, Way
+from cyphonic.wire.certificate import Certificate
+from cyphonic.wire.direction import FirstPath, RelayGrant, Role, RouteDirection
+from cyphonic.wire.endpoint import Endpoint
+from cyphonic.wire.header import RELAYED_HEADER_LENGTH, MessageType
+from cyphonic.wire.relay import RelayToken
+
+RELAY = Endpoint("192.0.2.99", 4502)
+
+
+class Chance:
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def __call__(self, length: int) -> bytes:
+        return self.random.randbytes(length)
+
+
+def packet_from(certificate: Certificate, payload: bytes = b"hello") -> bytes:
+    return bytes([0x60, 0, 0, 0, 0, len(payload), 59, 64]) + certificate.virtual_ipv6 + bytes(16) + payload
+
+
+class End:
+    """One node with one peer: the little of an overlay that a peer's machine needs."""
+
+    def __init__(self, name: str, seed: int, host: str) -> None:
+        self.chance = Chance(seed)
+        self.static = KeyPair.generate(self.chance)
+        self.endpoint = Endpoint(host, 5000)
+        self.certificate = Certificate(
+            f"{name}.main.example",
+            self.chance(16),
+            self.static.public,
+            self.chance(16),
+            self.chance(4),
+            ["default"],
+            2**33,
+            1,
+        )
+        self.outbox = Outbox()
+        self.indices: IndexTable[Peer] = IndexTable(self.chance)
+        self.peer: Peer
+        self.drops: list[str] = []
+
+    def meet(self, other: End) -> None:
+        own = Self(self.static, self.chance, supported_suites(True), self.indices)
+        self.peer = Peer(other.certificate, own, self.outbox)
+        self.peer.families = frozenset({AddressFamily(AF_INET)})
+
+    def receive(self, datagram: bytes, source: Endpoint, now: float) -> None:
+        via = Destination(source)
+        if datagram[0] == MessageType.RELAYED:
+            via = Destination(source, datagram[:RELAYED_HEADER_LENGTH])
+            datagram = datagram[RELAYED_HEADER_LENGTH:]
+        kind = datagram[0]
+        try:
+            if kind in (MessageType.RELAY_BIND_CHALLENGE, MessageType.RELAY_BOUND):
+                self.peer.receive_relay(datagram, source, now)
+            elif kind == MessageType.TUNNEL_REQUEST:
+                self.peer.receive_request(datagram, via, now)
+            elif kind == MessageType.TUNNEL_RESPONSE:
+                self.peer.receive_response(datagram, via, now)
+            elif kind == MessageType.HOLE_PUNCH:
+                self.peer.receive_punch(datagram, via, now)
+            else:
+                self.peer.receive_sealed(datagram, via, now)
+        except DropError as drop:
+            self.drops.append(drop.reason)
+
+
+class Pair:
+    """Two ends, a relay, and a wire whose direct datagrams pass only while ``direct`` says so."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.now = 100.0
+        self.ends = End("alice", seed, "192.0.2.1"), End("bob", seed + 1000, "192.0.2.2")
+        self.ends[0].meet(self.ends[1])
+        self.ends[1].meet(self.ends[0])
+        chance = Chance(seed + 2000)
+        self.nms = KeyPair.generate(chance)
+        self.relay = BindingTable(KeyPair.generate(chance), self.nms.public, chance)
+        self.chance = chance
+        self.direct: Callable[[End, bytes], bool] = lambda end, datagram: True
+        self.sent: list[tuple[End, bytes, Endpoint]] = []
+        self.wire: list[tuple[float, End, bytes, Endpoint]] = []
+
+    def direct_pair(self, first_path: FirstPath, *, relays: bool = True, initiator: int = 0) -> None:
+        """What the NMS would send to both, the responder first."""
+        path_id, path_key = self.chance(16), self.chance(32)
+        for role in (Role.RESPONDER, Role.INITIATOR):
+            end = self.ends[initiator if role is Role.INITIATOR else 1 - initiator]
+            other = self.ends[1 - self.ends.index(end)]
+            bind_key = self.chance(32)
+            token = RelayToken(path_id, role, bind_key, 2**33, 0)
+            grant = RelayGrant(
+                self.relay.relay.public,
+                [RELAY.encode()],
+                seal_token(token, self.nms, self.relay.relay.public, self.chance),
+                bind_key,
+            )
+            direction = RouteDirection(
+                bytes(16),
+                path_id,
+                role,
+                first_path,
+                b"",
+                [other.endpoint.encode()],
+                path_key,
+                3600,
+                [grant] if relays else [],
+                0,
+            )
+            end.peer.directed(direction, other.certificate, self.now)
+            self.flush()
+
+    def flush(self) -> None:
+        for end in self.ends:
+            datagrams, end.outbox.datagrams = end.outbox.datagrams, []
+            for datagram, destination in datagrams:
+                self.sent.append((end, datagram, destination))
+                if destination == RELAY:
+                    self._to_relay(end, datagram)
+                elif self.direct(end, datagram):
+                    other = self.ends[1 - self.ends.index(end)]
+                    self.wire.append((self.now + 0.01, other, datagram, end.endpoint))
+
+    def _to_relay(self, end: End, datagram: bytes) -> None:
+        if datagram[0] == MessageType.RELAYED:
+            source = (end.endpoint.host, end.endpoint.port)
+            way = self.relay.forward(datagram[:8], source, len(datagram), 1, self.now)
+            if way is not None:
+                target = next(other for other in self.ends if other.endpoint == way.remote)
+                self.wire.append((self.now + 0.02, target, datagram, RELAY))
+        else:
+            answer = self.relay.receive(datagram, Way(end.endpoint, ""), self.now, 1e9)
+            if answer is not None:
+                self.wire.append((self.now + 0.02, end, answer, RELAY))
+
+    def run(self, seconds: float) -> None:
+        end_time = self.now + seconds
+        for _ in range(200_000):
+            self.flush()
+            deadlines = [end.peer.next_deadline() for end in self.ends]
+            self.wire.sort(key=lambda item: item[0])
+            arrival = self.wire[0][0] if self.wire else math.inf
+            upcoming = min([*deadlines, arrival])
+            if upcoming > end_time:
+                self.now = end_time
+                return
+            self.now = max(self.now, upcoming)
+            if arrival <= self.now:
+                _, target, datagram, source = self.wire.pop(0)
+                target.receive(datagram, source, self.now)
+            for end, deadline in zip(self.ends, deadlines, strict=True):
+                if deadline <= self.now:
+                    end.peer.handle_timeout(self.now)
+        pytest.fail("busy loop")
+
+    def talk(self, end: int) -> list[bytes]:
+        """Send one packet from an end; what the other one gets."""
+        self.ends[end].peer.send_packet(packet_from(self.ends[end].certificate), self.now)
+        self.run(0.2)
+        packets = self.ends[1 - end].outbox.packets
+        received = list(packets)
+        packets.clear()
+        return received
+
+
+@pytest.mark.parametrize("first_path", list(FirstPath))
+def test_every_first_path_leads_to_a_tunnel_both_ways(first_path: FirstPath) -> None:
+    pair = Pair()
+    pair.direct_pair(first_path)
+    pair.run(1.0)
+    assert all(end.peer.established for end in pair.ends)
+    assert pair.talk(0)
+    assert pair.talk(1)
+
+
+def test_a_direct_pair_never_touches_the_relay() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(5.0)
+    assert all(destination != RELAY for _, _, destination in pair.sent)
+    assert all(end.peer.paths.current_kind is PathKind.DIRECT for end in pair.ends)
+
+
+def test_when_nothing_direct_passes_the_relay_serves_within_a_second() -> None:
+    pair = Pair()
+    pair.direct = lambda end, datagram: False
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(1.0)
+    assert all(end.peer.established for end in pair.ends)
+    assert all(end.peer.paths.current_kind is PathKind.RELAYED for end in pair.ends)
+
+
+def test_a_relayed_pair_settles_on_the_direct_path_once_checks_pass() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.RELAYED)
+    pair.run(4.0)
+    for end in pair.ends:
+        assert end.peer.first_kind is PathKind.RELAYED
+        assert end.peer.paths.current_kind is PathKind.DIRECT
+        assert end.peer.paths.why == "a better path answered"
+
+
+def test_families_that_do_not_meet_stay_on_the_relay_and_probe_nothing() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.RELAYED_ONLY)
+    pair.run(10.0)
+    assert all(end.peer.paths.current_kind is PathKind.RELAYED for end in pair.ends)
+    assert all(destination == RELAY for _, _, destination in pair.sent)
+
+
+def test_a_path_open_in_one_direction_only_is_never_settled_on() -> None:
+    pair = Pair()
+    alice, _ = pair.ends
+    pair.direct = lambda end, datagram: end is alice
+    pair.direct_pair(FirstPath.RELAYED)
+    pair.run(30.0)
+    assert all(end.peer.paths.current_kind is PathKind.RELAYED for end in pair.ends)
+    assert pair.talk(0)
+    assert pair.talk(1)
+
+
+def test_simultaneous_directions_end_in_one_tunnel() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT, initiator=0)
+    pair.direct_pair(FirstPath.DIRECT, initiator=1)
+    pair.run(3.0)
+    first, second = (end.peer.session for end in pair.ends)
+    assert first is not None
+    assert second is not None
+    assert (first.local_index, first.peer_index) == (second.peer_index, second.local_index)
+    assert pair.talk(0)
+    assert pair.talk(1)
+
+
+def test_packets_staged_before_the_tunnel_arrive_in_order_and_the_oldest_give_way() -> None:
+    pair = Pair()
+    alice, bob = pair.ends
+    for number in range(130):
+        alice.peer.send_packet(packet_from(alice.certificate, number.to_bytes(4, "big")), pair.now)
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(0.5)
+    assert [int.from_bytes(packet[40:], "big") for packet in bob.outbox.packets] == list(range(2, 130))
+
+
+def test_a_packet_whose_inner_source_is_not_the_peers_is_dropped() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(0.5)
+    alice, bob = pair.ends
+    alice.peer.send_packet(packet_from(bob.certificate), pair.now)
+    pair.run(0.2)
+    assert not bob.outbox.packets
+    assert "inner_source" in bob.drops
+
+
+def test_a_session_is_renewed_under_traffic_without_losing_a_packet() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(0.5)
+    before = pair.ends[0].peer.session
+    for _ in range(int(REKEY_AFTER_TIME) + 10):
+        assert pair.talk(0)
+        pair.run(0.8)
+    assert pair.ends[0].peer.session is not before
+
+
+def test_an_idle_session_expires_and_nothing_is_sent_any_more() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(0.5)
+    pair.run(PEER_IDLE + 2 * REJECT_AFTER_TIME)
+    assert not any(end.peer.established for end in pair.ends)
+    assert len(pair.ends[0].indices) == 0
+    pair.sent.clear()
+    pair.run(60.0)
+    assert not pair.sent
+
+
+def test_a_direct_path_that_dies_gives_way_to_the_relay_and_comes_back() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(0.5)
+    pair.direct = lambda end, datagram: False
+    for _ in range(40):
+        pair.talk(0)
+        pair.talk(1)
+    assert all(end.peer.paths.current_kind is PathKind.RELAYED for end in pair.ends)
+    assert pair.talk(0)
+    assert pair.talk(1)
+
+
+def test_a_replayed_or_reflected_handshake_changes_nothing() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT_PUNCHED)
+    pair.run(1.0)
+    alice, bob = pair.ends
+    sessions = alice.peer.session, bob.peer.session
+    recorded = list(pair.sent)
+    pair.run(20.0)
+    for sender, datagram, _ in recorded:
+        other = bob if sender is alice else alice
+        if datagram[0] != MessageType.RELAYED:
+            other.receive(datagram, Endpoint("198.51.100.7", 7), pair.now)
+            sender.receive(datagram, Endpoint("198.51.100.7", 7), pair.now)
+    pair.run(3.0)
+    assert (alice.peer.session, bob.peer.session) == sessions
+    assert all(end.peer.paths.current_kind is PathKind.DIRECT for end in pair.ends)
+    assert alice.peer.paths.current == Destination(bob.endpoint)
+    assert bob.peer.paths.current == Destination(alice.endpoint)
+
+
+def test_closing_releases_every_index() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(0.5)
+    for end in pair.ends:
+        end.peer.close()
+        assert len(end.indices) == 0
+        assert end.peer.next_deadline() == math.inf
+
+
+def test_a_peer_without_a_tunnel_asks_for_a_direction_once_in_a_while() -> None:
+    end = End("alice", 5, "192.0.2.1")
+    end.meet(End("bob", 6, "192.0.2.2"))
+    asked = 0
+    for step in range(200):
+        end.peer.send_packet(packet_from(end.certificate), 100 + step * 0.1)
+        asked += end.peer.direction_wanted
+        end.peer.direction_wanted = False
+    assert asked == 4
+
+
+def test_a_sealed_datagram_of_an_unknown_session_is_refused() -> None:
+    pair = Pair()
+    with pytest.raises(NotAllowedError, match="no_session"):
+        pair.ends[0].peer.receive_sealed(bytes(40), Destination(RELAY), 0.0)
