@@ -8,26 +8,27 @@ cut again (UDP GSO).  Kernels without either get the same datagrams one by one.
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 import struct
 from collections import Counter
 from collections.abc import Iterator
 
-from cyphonic.errors import OperationalError
 from cyphonic.relay.bindings import Way
+from cyphonic.udp import BUFFER, explain_bind_error
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import RELAYED_HEADER_LENGTH
 
 UDP_SEGMENT = 103
 """linux/udp.h; the socket module does not name them."""
 UDP_GRO = 104
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
 IP_PKTINFO = 8
 IPV6_RECVPKTINFO = 49
 IPV6_PKTINFO = 50
 MAX_DATAGRAM = 65535
-SOCKET_BUFFER = 8 * 1024 * 1024
-"""Bytes asked of the kernel, each way; it gives what net.core.rmem_max allows."""
+MAX_LOCALS = 1024
+"""Addresses of this host that are remembered; a /64 may be local as a whole."""
 ANCILLARY_SPACE = 256
 WILDCARDS = frozenset({"0.0.0.0", "::"})
 
@@ -35,8 +36,6 @@ _INTEGER = struct.Struct("=i")
 _SEGMENT = struct.Struct("=H")
 
 Ancillary = list[tuple[int, int, bytes]]
-
-log = logging.getLogger(__name__)
 
 
 class RelaySocket:
@@ -58,10 +57,7 @@ class RelaySocket:
             self._socket.bind(endpoint)
         except OSError as error:
             self._socket.close()
-            raise OperationalError(
-                f"cannot listen on udp {endpoint}: {error.strerror}",
-                "another process may have the port; choose another with --listen",
-            ) from None
+            raise explain_bind_error(error, endpoint) from None
         self.endpoint = Endpoint(*self._socket.getsockname()[:2])
         self._buffer = bytearray(MAX_DATAGRAM)
         self._view = memoryview(self._buffer)
@@ -70,8 +66,11 @@ class RelaySocket:
     def _set_up(self) -> None:
         if self.family == socket.AF_INET6:
             self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+        for option, forced in ((socket.SO_RCVBUF, SO_RCVBUFFORCE), (socket.SO_SNDBUF, SO_SNDBUFFORCE)):
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
+            except PermissionError:
+                self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER)
         if self._wildcard:
             option = IPV6_RECVPKTINFO if self.family == socket.AF_INET6 else IP_PKTINFO
             self._socket.setsockopt(self._level, option, 1)
@@ -118,6 +117,8 @@ class RelaySocket:
         """What makes a datagram leave from ``local``, one of this host's addresses."""
         ancillary = self._ancillaries.get(local)
         if ancillary is None:
+            if len(self._ancillaries) >= MAX_LOCALS:
+                self._ancillaries.clear()
             ancillary = self._ancillaries[local] = self._make_ancillary(local)
         return ancillary
 

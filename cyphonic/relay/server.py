@@ -1,7 +1,7 @@
 """The relay process: one UDP port, an IPv4 and an IPv6 socket, one thread, one loop.
 
-Order of a stop: the first SIGTERM ends the announcement (no new path is sent here) and refuses new bindings while
-those that live go on for the drain time; then, or at the second SIGTERM, the sockets close.
+Order of a stop: the announcement ends (no new path is sent here), new bindings are refused while those that live go
+on for the drain time, then the sockets close.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import select
 import time
 from collections.abc import Callable, Sequence
 
+from cyphonic.lifecycle import StopSignal
 from cyphonic.relay.bindings import BindingTable, Way
 from cyphonic.relay.forwarding import RelaySocket, runs
 from cyphonic.wire.endpoint import Endpoint
@@ -24,7 +25,8 @@ WAKE = 0.25
 class RelayServer:
     """Moves datagrams between sockets as the table says.
 
-    ``tick`` is called once a turn of the loop.  ``clock`` is monotonic, ``wall`` unix seconds.
+    ``drain`` in seconds; ``tick(now)`` is called once a turn of the loop.  ``clock`` is monotonic, ``wall`` unix
+    seconds.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class RelayServer:
         sockets: Sequence[RelaySocket],
         *,
         drain: float,
-        tick: Callable[[], None],
+        tick: Callable[[float], None],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -43,37 +45,38 @@ class RelayServer:
         self._by_descriptor = {relay_socket.fileno(): relay_socket for relay_socket in sockets}
         self._drain = drain
         self._drained_at: float | None = None
-        self._stopped = False
         self._tick = tick
         self._clock = clock
         self._wall = wall
 
     def drain(self) -> None:
-        """Refuse new bindings and end after the drain time; called again, end now.  Safe in a signal handler."""
-        if self.table.draining:
-            self._stopped = True
+        """Refuse new bindings; ``run`` returns after the drain time, or at once when nobody is bound."""
         self.table.draining = True
         self._drained_at = self._clock() + self._drain
 
-    def run(self) -> None:
-        """Serve until drained."""
-        poller = select.epoll()
-        for descriptor in self._by_descriptor:
-            poller.register(descriptor, select.EPOLLIN)
-        try:
+    def run(self, stop: StopSignal, stopping: Callable[[], None]) -> None:
+        """Serve until ``stop`` is requested, then call ``stopping`` and drain."""
+        with select.epoll() as poller:
+            poller.register(stop, select.EPOLLIN)
+            for descriptor in self._by_descriptor:
+                poller.register(descriptor, select.EPOLLIN)
             while not self._done(self._clock()):
                 self.turn(poller)
-        finally:
-            poller.close()
+                if stop.requested and not self.table.draining:
+                    poller.unregister(stop)
+                    stopping()
+                    self.drain()
 
     def turn(self, poller: select.epoll) -> None:
         """One wake of the loop."""
         ready = poller.poll(WAKE)
         now = self._clock()
         for descriptor, _ in ready:
-            self._receive(self._by_descriptor[descriptor], now)
+            relay_socket = self._by_descriptor.get(descriptor)
+            if relay_socket is not None:
+                self._receive(relay_socket, now)
         self.table.handle_timeout(now)
-        self._tick()
+        self._tick(now)
 
     def close(self) -> None:
         """Give the ports back."""
@@ -81,8 +84,6 @@ class RelayServer:
             relay_socket.close()
 
     def _done(self, now: float) -> bool:
-        if self._stopped:
-            return True
         return self._drained_at is not None and (now >= self._drained_at or not len(self.table))
 
     def _receive(self, relay_socket: RelaySocket, now: float) -> None:

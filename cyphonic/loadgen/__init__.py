@@ -1,0 +1,1 @@
+"""The load generator: thousands of simulated nodes, each with real handshakes, against a real cluster."""

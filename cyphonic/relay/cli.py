@@ -1,0 +1,35 @@
+"""``cyphonic relay``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from cyphonic.configuration import load
+from cyphonic.logs import LEVELS, set_up_logging
+from cyphonic.relay.config import RelaySection
+from cyphonic.relay.process import run_relay
+from cyphonic.site import cloud_file, load_site
+
+
+@click.command("relay")
+@click.option("--config", type=click.Path(path_type=Path), help="cloud.toml of the site.")
+@click.option("--listen", multiple=True, metavar="ADDRESS:PORT", help="UDP endpoint; once for each address family.")
+@click.option("--advertise", multiple=True, metavar="ADDRESS:PORT", help="What nodes are told; repeatable.")
+@click.option("--metrics", metavar="ADDRESS:PORT", help="Serve Prometheus metrics here.")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+def command(
+    config: Path | None, listen: tuple[str, ...], advertise: tuple[str, ...], metrics: str | None, log_level: str
+) -> None:
+    """Run a relay: it joins the two ends of a path, IPv4 to IPv6 too, and never decrypts.
+
+    SIGTERM drains it.
+    """
+    set_up_logging("relay", log_level, journal="JOURNAL_STREAM" in os.environ)
+    site = load_site(config, os.environ)
+    flags = {"listen": listen or None, "advertise": advertise or None, "metrics": metrics}
+    file = cloud_file(config, os.environ)
+    section = load(RelaySection, section="relay", file=file, environ=os.environ, flags=flags)
+    run_relay(site, section, os.environ)
