@@ -1,0 +1,1 @@
+"""The frontend: UDP in, pipeline out, and back.  It holds queues, never state of a conversation."""

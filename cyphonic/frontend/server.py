@@ -1,0 +1,197 @@
+"""The frontend's loop: one thread, raw epoll, batches everywhere.
+
+One turn: drain the UDP sockets that have something, admit, queue; take the workers' reports, send their datagrams;
+push what is queued to workers with room.  A batch is whatever is there now, so an idle frontend adds no delay and a
+busy one makes large batches by itself.
+
+Order of a stop: the UDP sockets are no longer read, what is queued is pushed and what workers have in hand is
+waited for (at most ``drain`` seconds), then ``run`` returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from cyphonic.errors import DropError
+from cyphonic.frontend.admission import Admission
+from cyphonic.frontend.credits import Credits, Worker
+from cyphonic.frontend.queue import JobQueue
+from cyphonic.lifecycle import Lifeline, StopSignal
+from cyphonic.logs import pairs
+from cyphonic.pipeline import MAX_BATCH_JOBS, FrontendPipe
+from cyphonic.udp import UdpSocket
+from cyphonic.wire.header import INTERNAL
+from cyphonic.wire.job import Batch, Job, Origin, Report, Route, Send
+
+_log = logging.getLogger(__name__)
+
+WAKE = 0.25
+"""Seconds: the loop turns at least this often, so that the supervisor sees it live."""
+BUSY_WAKE = 0.02
+"""The same while something waits for a deadline."""
+NO_ROUTE = Route(service_host="", service_port=0, node_host="", node_port=0)
+_INTERNAL = frozenset(int(kind) for kind in INTERNAL)
+
+
+class Door:
+    """A UDP socket and what may come in through it."""
+
+    def __init__(self, udp: UdpSocket, admission: Admission) -> None:
+        self.udp = udp
+        self.admission = admission
+
+
+class FrontendServer:
+    """Moves datagrams between doors and pipe.  ``run`` until stopped; who made them closes them."""
+
+    def __init__(
+        self,
+        instance: str,
+        doors: Sequence[Door],
+        pipe: FrontendPipe,
+        *,
+        needed: frozenset[int],
+        queue: JobQueue,
+        drain: float,
+        lifeline: Lifeline,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.instance = instance
+        self.credits = Credits()
+        self.queue = queue
+        self.counts: Counter[str] = Counter()
+        """received, admitted, sent (datagrams)."""
+        self.drops: Counter[str] = Counter()
+        self._doors = {door.udp.fileno(): door for door in doors}
+        self._exits = {(door.udp.endpoint.host, door.udp.endpoint.port): door.udp for door in doors}
+        self._pipe = pipe
+        self._needed = needed
+        self._drain = drain
+        self._lifeline = lifeline
+        self._clock = clock
+        self._next_check = 0.0
+
+    @property
+    def endpoints(self) -> str:
+        """Where it listens, for people."""
+        return " ".join(str(door.udp.endpoint) for door in self._doors.values())
+
+    def run(self, stop: StopSignal) -> None:
+        """Serve until ``stop``, then drain."""
+        poller = select.epoll()
+        for descriptor in (*self._doors, self._pipe.fd, stop.fileno()):
+            poller.register(descriptor, select.EPOLLIN)
+        try:
+            while not stop.requested:
+                self.turn(poller)
+            self._lifeline.stopping()
+            for descriptor in (*self._doors, stop.fileno()):
+                poller.unregister(descriptor)
+            deadline = self._clock() + self._drain
+            while (self.credits.in_flight or len(self.queue)) and self._clock() < deadline:
+                self.turn(poller)
+        finally:
+            poller.close()
+
+    def turn(self, poller: select.epoll) -> None:
+        """One wake of the loop."""
+        waiting = len(self.queue) or self.credits.in_flight
+        events = poller.poll(BUSY_WAKE if waiting else WAKE)
+        now = self._clock()
+        for descriptor, _ in events:
+            door = self._doors.get(descriptor)
+            if door is not None:
+                self._receive(door, now)
+        for report in self._pipe.reports():  # always: the descriptor is edge-triggered
+            self._handle_report(report, now)
+        self._push(now)
+        if now >= self._next_check:
+            self._next_check = now + BUSY_WAKE
+            self._check(now)
+        self._lifeline.tick(now)
+
+    def all_drops(self) -> Counter[str]:
+        """By reason, all parts together."""
+        total: Counter[str] = Counter()
+        sockets = [door.udp.drops for door in self._doors.values()]
+        for part in (self.drops, self.queue.drops, self.credits.drops, self._pipe.drops, *sockets):
+            total.update(dict(part))  # a copy in one step: the metrics thread calls this too
+        return total
+
+    def _receive(self, door: Door, now: float) -> None:
+        admit, add, port = door.admission.admit, self.queue.add, door.udp.endpoint.port
+        arrivals = door.udp.receive()
+        self.counts["received"] += len(arrivals)
+        for datagram, host, source_port, local_host in arrivals:
+            try:
+                body = admit(datagram)
+            except DropError as drop:
+                self.drops[drop.reason] += 1
+                continue
+            add(Job(body, Origin.UDP, Route(local_host, port, host, source_port)), now)
+
+    def _handle_report(self, report: Report, now: float) -> None:
+        if self.credits.handle_report(report, now):
+            self._pipe.connect(report.worker, report.endpoint)
+            _log.info("worker appeared", extra=pairs(worker=report.worker, services=report.services))
+            self._lifeline.set_ready(self._needed <= self.credits.living_services)
+        if report.sends:
+            self._send(report.sends)
+        for forward in report.forwards:
+            if forward and forward[0] in _INTERNAL:
+                self.queue.add(Job(forward, Origin.PIPELINE, NO_ROUTE), now)
+            else:
+                self.drops["bad_forward"] += 1
+
+    def _send(self, sends: Iterable[Send]) -> None:
+        for send in sends:
+            route = send.route
+            udp = self._exit(route)
+            if udp is None:
+                self.drops["no_socket"] += 1
+            elif udp.send(send.datagram, route.node_host, route.node_port, route.service_host):
+                self.counts["sent"] += 1
+
+    def _exit(self, route: Route) -> UdpSocket | None:
+        wildcard = "::" if ":" in route.service_host else "0.0.0.0"
+        exits, port = self._exits, route.service_port
+        return exits.get((route.service_host, port)) or exits.get((wildcard, port))
+
+    def _push(self, now: float) -> None:
+        while (found := self.credits.next_retry(now)) is not None:
+            self._push_batch(found[0], found[1].jobs, now, retry=True)
+        if not len(self.queue):
+            return
+        blocked: set[frozenset[int]] = set()
+        while (worker := self._worker_with_work(blocked)) is not None:
+            jobs = self.queue.take(worker.services, MAX_BATCH_JOBS, now)
+            if jobs:
+                self._push_batch(worker, jobs, now, retry=False)
+            else:
+                blocked.add(worker.services)
+
+    def _worker_with_work(self, blocked: set[frozenset[int]]) -> Worker | None:
+        if not len(self.queue):
+            return None
+        for services in {worker.services for worker in self.credits.workers.values()} - blocked:
+            if self.queue.waiting(services) and (worker := self.credits.pick(services)) is not None:
+                return worker
+        return None
+
+    def _push_batch(self, worker: Worker, jobs: Sequence[Job], now: float, *, retry: bool) -> None:
+        number = self.credits.assign(worker, jobs, now, retry=retry)
+        if not self._pipe.push(worker.instance, Batch(self.instance, number, list(jobs))):
+            self.drops["push_failed"] += len(jobs)
+
+    def _check(self, now: float) -> None:
+        self.queue.expire(now)
+        for instance in self.credits.handle_timeout(now):
+            self._pipe.forget(instance)
+            _log.warning("worker silent, its batches go to others", extra=pairs(worker=instance))
+            self._lifeline.set_ready(self._needed <= self.credits.living_services)
+        for instance, number in self.credits.probes(now):
+            self._pipe.push(instance, Batch(self.instance, number, []))

@@ -1,0 +1,62 @@
+"""A thread that announces this process to the fleet about once a second and reads who else is there.
+
+Redis being away is no reason to stop: the last known fleet stays, and the log says so once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from cyphonic.logs import pairs
+from cyphonic.state.fleet import HEARTBEAT, FleetMember, announce, withdraw
+from cyphonic.state.store import Store, StoreConfig, StoreUnavailableError
+
+_log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """``start`` announces once in the caller's thread, so that what is wrong with Redis shows at once.
+
+    ``member`` is called in the heartbeat's thread each time: addresses and load change.
+    """
+
+    def __init__(self, config: StoreConfig, member: Callable[[], FleetMember]) -> None:
+        self._config = config
+        self._member = member
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self.store_available = True
+
+    def start(self) -> None:
+        """Raise StoreUnavailableError when Redis cannot be reached."""
+        with Store.connect(self._config) as store:
+            announce(store, self._member())
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Withdraw from the fleet, as far as Redis can be reached."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(2 * HEARTBEAT)
+
+    def _run(self) -> None:
+        with Store(self._config) as store:
+            while not self._stop.wait(HEARTBEAT):
+                self._note(self._try(lambda: announce(store, self._member())))
+            self._try(lambda: withdraw(store, self._member().instance))
+
+    def _try(self, action: Callable[[], None]) -> str:
+        try:
+            action()
+        except StoreUnavailableError as error:
+            return error.message
+        return ""
+
+    def _note(self, failure: str) -> None:
+        if failure and self.store_available:
+            _log.warning("heartbeat failed, going on with the last known fleet", extra=pairs(reason=failure))
+        elif not failure and not self.store_available:
+            _log.info("heartbeat works again")
+        self.store_available = not failure
