@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from cyphonic.state.store import Store
+from tests.redis_server import RedisServer, run_redis
 
 
 def _missing_for_root_tests() -> str:
@@ -24,3 +28,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def _redis_process() -> Iterator[RedisServer]:
+    yield from run_redis()
+
+
+@pytest.fixture
+def redis_server(_redis_process: RedisServer) -> RedisServer:
+    """A real Redis, empty; one process for the whole session."""
+    with Store(_redis_process.config) as store:
+        store.run(("FLUSHALL",))
+        store.run(("SCRIPT", "FLUSH"))
+    return _redis_process
+
+
+@pytest.fixture
+def store(redis_server: RedisServer) -> Iterator[Store]:
+    """A connection to it."""
+    with Store(redis_server.config) as connected:
+        yield connected

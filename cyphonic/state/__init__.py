@@ -1,0 +1,1 @@
+"""What Redis holds: the State Database (volatile) and the registry (durable)."""
