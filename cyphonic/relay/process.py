@@ -47,7 +47,7 @@ def run_relay(site: Site, section: RelaySection, environ: Mapping[str, str]) -> 
     heartbeat = Heartbeat(StoreConfig(site.redis_url, site.redis_password()), member)
 
     def stopping() -> None:
-        _log.info("draining", **pairs(bindings=len(table), seconds=section.drain))
+        _log.info("draining", extra=pairs(bindings=len(table), seconds=section.drain))
         lifeline.stopping()
         # In a thread of its own: a Redis that is away must not hold up who is bound.
         threading.Thread(target=heartbeat.stop, daemon=True).start()
@@ -57,13 +57,15 @@ def run_relay(site: Site, section: RelaySection, environ: Mapping[str, str]) -> 
             serve_metrics(section.metrics, metric_families(table))
         with StopSignal() as stop:
             heartbeat.start()
-            _log.info("relay ready", **pairs(listen=",".join(map(str, bound)), advertise=_text(member().endpoints)))
+            _log.info(
+                "relay ready", extra=pairs(listen=",".join(map(str, bound)), advertise=_text(member().endpoints))
+            )
             lifeline.set_ready(True, f"relaying on {', '.join(map(str, bound))}")
             server.run(stop, stopping)
     finally:
         heartbeat.stop()
         server.close()
-    _log.info("relay ended", **pairs(datagrams=table.forwarded_datagrams, dropped=sum(table.drops.values())))
+    _log.info("relay ended", extra=pairs(datagrams=table.forwarded_datagrams, dropped=table.drops.total()))
 
 
 def open_sockets(listen: Sequence[Endpoint], drops: Counter[str]) -> list[RelaySocket]:
