@@ -85,6 +85,16 @@ class Site(msgspec.Struct, frozen=True):
         """Where the pipeline's ipc sockets are, mode 0700."""
         return self.run_dir / "pipeline"
 
+    @property
+    def embedded_redis_socket(self) -> Path:
+        """Where ``cyphonic cluster`` lets its own Redis listen."""
+        return self.run_dir / "redis.sock"
+
+    @property
+    def uses_embedded_redis(self) -> bool:
+        """Nothing else was configured."""
+        return self.redis_url == f"unix://{self.embedded_redis_socket}"
+
     def fqdn(self, name: str) -> str:
         """Of a node of this region."""
         return f"{name}.{self.region}.{self.domain}"

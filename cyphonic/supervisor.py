@@ -93,7 +93,7 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.children = [Child(spec) for spec in specs]
-        self._notify: Notify = notify or _ignore
+        self.notify: Notify = notify or _ignore
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -172,7 +172,7 @@ class Supervisor:
         child.tick_fd = read
         child.started, child.last_tick, child.ready = now, None, False
         self._selector.register(read, selectors.EVENT_READ, child)
-        self._notify("started", child)
+        self.notify("started", child)
 
     def _read_ticks(self, child: Child) -> None:
         try:
@@ -193,7 +193,7 @@ class Supervisor:
         if ready != child.ready:
             child.ready = ready
             child.was_ready = child.was_ready or ready
-            self._notify("ready" if ready else "not-ready", child)
+            self.notify("ready" if ready else "not-ready", child)
 
     def _watch(self, child: Child, now: float) -> None:
         if child.process is None:
@@ -206,13 +206,13 @@ class Supervisor:
         if child.spec.ticks:
             silent = now - (child.last_tick if child.last_tick is not None else child.started)
             if silent > (STALL if child.last_tick is not None else FIRST_TICK):
-                self._notify("stalled", child)
+                self.notify("stalled", child)
                 child.process.kill()
 
     def _bury(self, child: Child, now: float) -> None:
         assert child.process is not None
         code = child.process.returncode
-        self._notify("exited", child)
+        self.notify("exited", child)
         self._let_go(child)
         if code > 0 and not child.was_ready:
             self._failure = code
@@ -243,7 +243,7 @@ class Supervisor:
             if child.process.poll() is None:
                 child.process.kill()
             child.process.wait()
-            self._notify("exited", child)
+            self.notify("exited", child)
             self._let_go(child)
 
     def _wait_briefly(self, child: Child) -> None:

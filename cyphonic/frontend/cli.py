@@ -19,15 +19,21 @@ _log = logging.getLogger(__name__)
 
 
 @click.command(name="frontend")
-@click.option(
-    "--config", type=click.Path(path_type=Path), help="The site's file; default /etc/cyphonic/cloud.toml."
-)
+@click.option("--config", type=click.Path(path_type=Path), help="The site's file; else /etc/cyphonic/cloud.toml.")
 @click.option("--as-listen", metavar="ADDRESS:PORT,…", help="Where the authentication service listens.")
 @click.option("--nms-listen", metavar="ADDRESS:PORT,…", help="Where the node management service listens.")
+@click.option(
+    "--share-ports/--no-share-ports", default=None, help="With other frontends of this host; default: yes."
+)
 @click.option("--metrics", metavar="ADDRESS:PORT", help="Serve Prometheus metrics there.")
-@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", envvar="CYPHONIC_LOG_LEVEL")
 def command(
-    config: Path | None, as_listen: str | None, nms_listen: str | None, metrics: str | None, log_level: str
+    config: Path | None,
+    as_listen: str | None,
+    nms_listen: str | None,
+    share_ports: bool | None,
+    metrics: str | None,
+    log_level: str,
 ) -> None:
     """Run a frontend: it takes datagrams from nodes, hands them to workers, and sends what they answer.
 
@@ -41,7 +47,7 @@ def command(
         section="frontend",
         file=cloud_file(config, environ),
         environ=environ,
-        flags={"as_listen": as_listen, "nms_listen": nms_listen, "metrics": metrics},
+        flags={"as_listen": as_listen, "nms_listen": nms_listen, "share_ports": share_ports, "metrics": metrics},
     )
     lifeline = Lifeline(environ)
     with StopSignal() as stop, open_frontend(site, section, lifeline, os.urandom) as server:

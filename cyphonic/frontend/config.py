@@ -22,6 +22,9 @@ class FrontendSection(msgspec.Struct, frozen=True):
     """What nodes are told, at most eight; empty: this host's addresses with the ports of ``as_listen``."""
     nms_advertise: tuple[Endpoint, ...] = ()
     """The same for ``nms_listen``."""
+    share_ports: bool = True
+    """Let other frontends of this host listen on the same ports (SO_REUSEPORT); without, a port that is taken by
+    anybody is an error."""
     queue: int = 4096
     """Datagrams that may wait for a worker."""
     patience: float = 0.5

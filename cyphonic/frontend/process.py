@@ -38,8 +38,8 @@ def open_frontend(
     keys = SiteKeys(site.keys_dir)
     with ExitStack() as stack:
         doors = [
-            *_open_doors(stack, Service.AS, section.as_listen, keys.as_public),
-            *_open_doors(stack, Service.NMS, section.nms_listen, keys.nms_public),
+            *_open_doors(stack, Service.AS, section.as_listen, keys.as_public, section.share_ports),
+            *_open_doors(stack, Service.NMS, section.nms_listen, keys.nms_public, section.share_ports),
         ]
         context = new_context()
         stack.callback(context.term)
@@ -66,7 +66,7 @@ def open_frontend(
 
 
 def _open_doors(
-    stack: ExitStack, service: Service, endpoints: Sequence[Endpoint], public_key: Callable[[], bytes]
+    stack: ExitStack, service: Service, endpoints: Sequence[Endpoint], public_key: Callable[[], bytes], share: bool
 ) -> Iterator[Door]:
     if not endpoints:
         return
@@ -74,7 +74,7 @@ def _open_doors(
     for endpoint in endpoints:
         if endpoint.host == "::" and not Path("/proc/net/if_inet6").exists():
             continue  # every address of a family that this kernel does not have: none
-        udp = UdpSocket(endpoint, reuse_port=True)
+        udp = UdpSocket(endpoint, reuse_port=share)
         stack.callback(udp.close)
         yield Door(udp, admission)
 

@@ -1,0 +1,1 @@
+"""Every tier of the cloud and an embedded Redis on one machine, as supervised child processes."""
