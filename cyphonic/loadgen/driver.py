@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from cyphonic.bundle import Bundle
 from cyphonic.errors import CloudUnreachableError, NotEnrolledError, OperationalError
 from cyphonic.loadgen.latency import KindReport
 from cyphonic.loadgen.scenario import Beginner, Pacer, Scenario
@@ -58,15 +59,14 @@ class Generator:
     def __init__(
         self,
         nodes: Sequence[SimulatedNode],
-        as_endpoints: Sequence[Endpoint],
-        enrolment_key: bytes,
+        bundle: Bundle,
         *,
         chance: Callable[[int], bytes] = os.urandom,
         progress: Progress = lambda _: None,
     ) -> None:
         """Raise CloudUnreachableError when this machine has no way to the cloud."""
-        family = as_endpoints[0].family
-        usable = [endpoint for endpoint in as_endpoints if endpoint.family is family]
+        family = bundle.as_endpoints[0].family
+        usable = [endpoint for endpoint in bundle.as_endpoints if endpoint.family is family]
         self._progress = progress
         self._sockets = [_open_socket(usable[0]) for _ in range(min(SOCKETS, len(nodes)))]
         self._poller = select.epoll()
@@ -75,7 +75,7 @@ class Generator:
         self._by_descriptor = {opened.fileno(): opened for opened in self._sockets}
         local = [Endpoint(*opened.getsockname()[:2]) for opened in self._sockets]
         self._nodes = nodes
-        self.traffic = Traffic(nodes, usable, enrolment_key, lambda index: local[index % len(local)], chance)
+        self.traffic = Traffic(nodes, usable, bundle.enrolment_key, lambda index: local[index % len(local)], chance)
         self.send_failures = 0
 
     def close(self) -> None:
