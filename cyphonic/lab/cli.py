@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from cyphonic.lab.build import Lab, termination_raises
+from cyphonic.lab.build import Lab, Terminated, termination_raises
+from cyphonic.lab.demo import demo_console, run_demo
 from cyphonic.lab.namespace import Namespace
 from cyphonic.lab.record import LabRecord, records, sweep
 from cyphonic.lab.tools import LabError, require_tools, search_path
@@ -71,6 +73,17 @@ def execute(lab_id: str | None, host: str, command: tuple[str, ...]) -> None:
     argv = Namespace(record.namespaces[host]).argv(command)
     environment = {**os.environ, **record.environments.get(host, {}), "PATH": search_path()}
     os.execvpe(argv[0], argv, environment)
+
+
+@group.command()
+@click.option("--topology", default="demo", show_default=True, help="A TOML file or a packaged name.")
+def demo(topology: str) -> None:
+    """Run a cloud and nodes, measure every ordered pair from cold, and leave nothing behind."""
+    try:
+        good = run_demo(demo_console(), topology)
+    except Terminated as signal:
+        sys.exit(128 + signal.args[0])
+    sys.exit(0 if good else 1)
 
 
 def _find(lab_id: str | None) -> LabRecord:

@@ -1,0 +1,230 @@
+"""The demo: every ordered pair of five different nodes, from cold, in one table.
+
+A pair starts cold: both ends have forgotten each other, every NAT has forgotten its mappings.  Then the initiator
+resolves the responder's name, and the clock runs until the first answer has come through the tunnel.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cyphonic.lab.build import Lab, termination_raises
+from cyphonic.lab.deployment import Deployment
+from cyphonic.lab.measure import Agent, MeasurementError, Reached, RoundTrip, Transferred
+from cyphonic.lab.tools import LabError
+from cyphonic.lab.topology import Host, load_topology
+
+FIRST_ANSWER_TIMEOUT = 12.0
+SETTLE_TIMEOUT = 5.0
+"""Hole punching goes on for 2 s, path checks for 4."""
+SETTLE_POLL = 0.05
+TRANSFER_TIMEOUT = 30.0
+"""Seconds."""
+TRANSFER_SIZE = 10 * 1024 * 1024
+"""Bytes."""
+PIPE_WIDTH = 160
+"""Columns, where no terminal says how wide it is."""
+DIRECT = frozenset({"direct", "lan"})
+
+
+@dataclass(slots=True)
+class PairResult:
+    """One ordered pair, filled in as far as it came; ``failure`` is empty when all went well."""
+
+    initiator: str
+    responder: str
+    failure: str = ""
+    first: str = ""
+    """Kind of path of the first handshake: direct, lan or relayed."""
+    settled: str = ""
+    endpoint: str = ""
+    """Where datagrams go on the settled path."""
+    why: str = ""
+    reached: Reached | None = None
+    round_trip: RoundTrip | None = None
+    transferred: Transferred | None = None
+
+    @property
+    def name(self) -> str:
+        """For lines and tables."""
+        return f"{self.initiator} → {self.responder}"
+
+
+class Demo:
+    """The demo on a lab that stands: ``start``, then ``measure`` for each of ``pairs``, then ``close``."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.deployment = Deployment(lab)
+        self._lab = lab
+        self._agents = ExitStack()
+        self._agent: dict[str, Agent] = {}
+        self._fqdn: dict[str, str] = {}
+
+    def start(self) -> Iterator[str]:
+        """Cloud, nodes and agents; yields what comes next, for people."""
+        deployment = self.deployment
+        yield "starting the cloud: Redis, workers, frontend, relay"
+        deployment.start_cloud()
+        yield f"enrolling {', '.join(deployment.nodes)}"
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(deployment.join, deployment.nodes))
+        yield "starting an application on each node"
+        for node in deployment.nodes:
+            self._fqdn[node] = deployment.status(node)["fqdn"]
+            self._agent[node] = self._agents.enter_context(Agent(self._lab, node))
+
+    def close(self) -> None:
+        """End the agents; nodes and cloud end with the lab."""
+        self._agents.close()
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every ordered pair of nodes."""
+        return list(itertools.permutations(self.deployment.nodes, 2))
+
+    def measure(self, initiator: str, responder: str) -> PairResult:
+        """One pair, from cold; what goes wrong between the two becomes its ``failure``."""
+        result = PairResult(initiator, responder)
+        try:
+            self._measure(result, self._agent[initiator], self._fqdn[responder])
+        except LabError as error:
+            result.failure = error.message.partition("\n")[0]
+        return result
+
+    def _measure(self, result: PairResult, agent: Agent, name: str) -> None:
+        self._make_cold(result.initiator, result.responder)
+        result.reached = agent.reach(name, FIRST_ANSWER_TIMEOUT)
+        result.first = self._peer(result.initiator, name)["first_path"]
+        self._settle(result, name)
+        result.round_trip = agent.ping(result.reached.address)
+        result.transferred = agent.transfer(name, TRANSFER_SIZE, TRANSFER_TIMEOUT)
+        self._note_path(result, name)
+        if self._families_meet(result) and result.settled not in DIRECT:
+            raise MeasurementError(f"stayed {result.settled}, but the two have an address family in common")
+
+    def _make_cold(self, *nodes: str) -> None:
+        self._lab.flush_nats()
+        for node in nodes:
+            self.deployment.ask(node, "forget")
+
+    def _settle(self, result: PairResult, name: str) -> None:
+        """Wait until the path is the best that there can be, or for SETTLE_TIMEOUT."""
+        deadline = time.monotonic() + (SETTLE_TIMEOUT if self._families_meet(result) else 0.0)
+        self._note_path(result, name)
+        while result.settled not in DIRECT and time.monotonic() < deadline:
+            time.sleep(SETTLE_POLL)
+            self._note_path(result, name)
+
+    def _note_path(self, result: PairResult, name: str) -> None:
+        peer = self._peer(result.initiator, name)
+        result.settled, result.endpoint, result.why = peer["path"], peer["endpoint"], peer["why"]
+
+    def _peer(self, node: str, name: str) -> dict[str, Any]:
+        for peer in self.deployment.status(node)["peers"]:
+            if peer["name"] == name:
+                return dict(peer)
+        raise MeasurementError(f"{node} does not list {name} among its peers")
+
+    def _families_meet(self, result: PairResult) -> bool:
+        ends = (self._lab.topology.host(result.initiator), self._lab.topology.host(result.responder))
+        first, second = (_families(end) for end in ends)
+        return bool(first & second)
+
+
+def run_demo(console: Console, topology: str = "demo") -> bool:
+    """Build, measure, print the table, take down; return whether every pair did all that it should."""
+    began = time.monotonic()
+    with termination_raises(), Lab(load_topology(topology)) as lab:
+        console.print(f"lab {lab.record.id}: {', '.join(lab.names())}", soft_wrap=True)
+        demo = Demo(lab)
+        try:
+            for step in demo.start():
+                console.print(f"{time.monotonic() - began:6.1f} s  {step}", soft_wrap=True)
+            pairs = demo.pairs()
+            with _progress(console, len(pairs)) as advance:
+                results = []
+                for number, (initiator, responder) in enumerate(pairs, 1):
+                    advance(f"{initiator} → {responder}", number - 1)
+                    result = demo.measure(initiator, responder)
+                    results.append(result)
+                    elapsed = time.monotonic() - began
+                    console.print(f"{elapsed:6.1f} s  {number:2}/{len(pairs)}  {_line(result)}", soft_wrap=True)
+        finally:
+            demo.close()
+    console.print(_table(results))
+    good = sum(not result.failure for result in results)
+    console.print(f"{good} of {len(results)} pairs in {time.monotonic() - began:.0f} s; nothing is left behind")
+    return good == len(results)
+
+
+def demo_console() -> Console:
+    """As wide as the terminal; wide enough for the table where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar below the lines on a terminal, nothing on a pipe; yields what moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+
+        def advance(description: str, completed: int) -> None:
+            progress.update(task, description=description, completed=completed)
+
+        yield advance
+
+
+def _families(host: Host) -> set[int]:
+    return {address.version for address in host.attachment.addresses}
+
+
+def _line(result: PairResult) -> str:
+    """One pair in a line, while the others are still to come."""
+    if result.failure:
+        return f"{result.name}: FAILED: {result.failure}"
+    assert result.reached is not None
+    assert result.transferred is not None
+    way = result.first if result.first == result.settled else f"{result.first}, then {result.settled}"
+    rate = _rate(result.transferred)
+    return f"{result.name}: {way}; first answer after {result.reached.answered * 1000:.0f} ms; {rate} Mbit/s"
+
+
+def _table(results: list[PairResult]) -> Table:
+    table = Table(title="Every ordered pair, from cold", title_justify="left")
+    for heading in ("pair", "first path", "settled path", "why"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("first answer", "ping RTT", "10 MB TCP", "SHA-256"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        table.add_row(*_cells(result))
+    return table
+
+
+def _cells(result: PairResult) -> list[str]:
+    reached, round_trip, transferred = result.reached, result.round_trip, result.transferred
+    settled = f"{result.settled} {result.endpoint}".strip()
+    return [
+        result.name,
+        result.first or "-",
+        settled or "-",
+        f"FAILED: {result.failure}" if result.failure else result.why,
+        f"{reached.answered * 1000:.0f} ms" if reached else "-",
+        f"{round_trip.rtt * 1000:.2f} ms" if round_trip else "-",
+        f"{transferred.seconds:.2f} s, {_rate(transferred)} Mbit/s" if transferred else "-",
+        f"equal {transferred.sha256[:8]}" if transferred else "-",
+    ]
+
+
+def _rate(transferred: Transferred) -> str:
+    return f"{TRANSFER_SIZE * 8 / transferred.seconds / 1e6:.0f}"
