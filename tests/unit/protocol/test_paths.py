@@ -1,0 +1,152 @@
+"""Which path is in use, and why it changes."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from cyphonic.protocol.limits import PATH_CHECK_COUNT, PATH_CHECK_INTERVAL
+from cyphonic.protocol.paths import MAX_LEARNED, PROBE_PATIENCE, Destination, PathKind, Paths
+from cyphonic.wire.endpoint import Endpoint
+
+DIRECT = Destination(Endpoint("192.0.2.1", 1))
+OTHER = Destination(Endpoint("2001:db8::1", 1))
+LAN = Destination(Endpoint("192.168.1.1", 1))
+RELAYED = Destination(Endpoint("192.0.2.99", 1), b"\x10\0\0\0\0\0\0\1")
+
+
+def answered(paths: Paths, now: float) -> list[Destination]:
+    """Every probe that is due is acknowledged at once; where they went."""
+    due = paths.checks_due(now)
+    for number, _ in due:
+        paths.acknowledged(number, now)
+    return [destination for _, destination in due]
+
+
+def test_a_candidate_is_used_only_after_it_has_answered() -> None:
+    paths = Paths(leads=True)
+    paths.check(paths.offer(DIRECT, PathKind.DIRECT), 0.0)
+    [(number, _)] = paths.checks_due(0.0)
+    assert paths.current is None
+    paths.acknowledged(number, 0.1)
+    assert paths.current == DIRECT
+    assert paths.current_rtt == pytest.approx(0.1)
+
+
+def test_an_unasked_acknowledgement_changes_nothing() -> None:
+    paths = Paths(leads=True)
+    paths.offer(DIRECT, PathKind.DIRECT)
+    assert paths.acknowledged(17, 0.0) is None
+    assert paths.current is None
+
+
+def test_checks_are_paced_and_end() -> None:
+    paths = Paths(leads=True)
+    paths.check(paths.offer(DIRECT, PathKind.DIRECT), 0.0)
+    sent, now = 0, 0.0
+    while paths.next_deadline() < math.inf:
+        assert paths.next_deadline() - now <= PATH_CHECK_INTERVAL + 1e-9
+        now = paths.next_deadline()
+        sent += len(paths.checks_due(now))
+    assert sent == PATH_CHECK_COUNT
+
+
+@pytest.mark.parametrize(("worse", "better"), [(RELAYED, DIRECT), (RELAYED, LAN), (DIRECT, LAN)])
+def test_a_better_kind_replaces_a_worse_one_and_never_the_other_way_round(
+    worse: Destination, better: Destination
+) -> None:
+    kinds = {RELAYED: PathKind.RELAYED, DIRECT: PathKind.DIRECT, LAN: PathKind.LAN}
+    paths = Paths(leads=False)
+    for destination in (worse, better):
+        paths.offer(destination, kinds[destination])
+    paths.use(worse, "first", 0.0)
+    paths.check_better(0.0)
+    assert answered(paths, 0.0) == [better]
+    assert paths.current == better
+    for candidate in paths.candidates():
+        paths.check(candidate, 1.0)
+    answered(paths, 1.0)
+    assert paths.current == better
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_two_ends_on_two_equal_paths_agree_and_stay(seed: int) -> None:
+    chance = random.Random(seed)
+    ends = Paths(leads=True), Paths(leads=False)
+    for end, first in zip(ends, (DIRECT, OTHER), strict=True):
+        end.offer(DIRECT, PathKind.DIRECT)
+        end.offer(OTHER, PathKind.DIRECT)
+        end.use(first, "first", 0.0)
+    changes = 0
+    for step in range(1, 200):
+        now = step * 0.05
+        before = [end.current for end in ends]
+        for end, peer in (ends, ends[::-1]):
+            if chance.random() < 0.7:
+                assert peer.current is not None
+                end.heard(peer.current, now)
+            answered(end, now)
+            end.overdue(now)
+        changes += before != [end.current for end in ends]
+    assert ends[0].current == ends[1].current
+    assert changes <= 2
+
+
+def test_a_peer_that_moves_is_followed_once_its_new_place_answers() -> None:
+    for leads in (True, False):
+        paths = Paths(leads=leads)
+        paths.use(DIRECT, "first", 0.0)
+        moved = Destination(Endpoint("198.51.100.1", 9))
+        paths.heard(moved, 1.0)
+        assert paths.current == DIRECT
+        assert moved in answered(paths, 1.0)
+        assert paths.current == moved
+        assert paths.why == "the peer moved"
+
+
+def test_a_copied_datagram_from_elsewhere_moves_nothing() -> None:
+    paths = Paths(leads=False)
+    paths.use(DIRECT, "first", 0.0)
+    paths.heard(Destination(Endpoint("203.0.113.66", 9)), 1.0)
+    now = 1.0
+    while paths.next_deadline() < 60.0:  # the thief cannot open the probes; the peer goes on answering
+        now = max(now, paths.next_deadline())
+        for number, destination in paths.checks_due(now):
+            if destination == DIRECT:
+                paths.acknowledged(number, now)
+        paths.overdue(now)
+    assert paths.current == DIRECT
+    assert not paths.silent
+
+
+def test_a_silent_path_gives_way_to_any_that_answers() -> None:
+    paths = Paths(leads=True)
+    paths.offer(RELAYED, PathKind.RELAYED)
+    paths.use(DIRECT, "first", 0.0)
+    paths.probe_current(3.0)
+    assert not paths.overdue(3.0 + PROBE_PATIENCE / 2)
+    assert paths.overdue(3.0 + PROBE_PATIENCE)
+    assert paths.silent
+    for number, destination in paths.checks_due(5.0):
+        if destination == RELAYED:
+            paths.acknowledged(number, 5.1)
+    assert paths.current == RELAYED
+    assert paths.why == "the path before fell silent"
+
+
+def test_a_peer_cannot_fill_the_table_from_many_sources() -> None:
+    paths = Paths(leads=True)
+    paths.use(DIRECT, "first", 0.0)
+    for port in range(1, 1000):
+        paths.heard(Destination(Endpoint("198.51.100.1", port)), float(port))
+    assert len(paths.candidates()) <= MAX_LEARNED + 2
+    assert any(candidate.destination == DIRECT for candidate in paths.candidates())
+
+
+def test_a_withdrawn_path_in_use_counts_as_silent() -> None:
+    paths = Paths(leads=True)
+    paths.use(RELAYED, "first", 0.0)
+    paths.withdraw(RELAYED)
+    assert paths.silent
