@@ -10,7 +10,8 @@ Chance = Callable[[int], bytes]
 
 def fraction(chance: Chance) -> float:
     """A uniform float in [0, 1)."""
-    return int.from_bytes(chance(7), "big") / 2**56
+    # 53 bits: what a float holds, else the greatest would round up to 1.
+    return (int.from_bytes(chance(7), "big") >> 3) / 2**53
 
 
 def integer(chance: Chance, bits: int) -> int:

@@ -1,7 +1,7 @@
 """A session: two end keys, a counter to send by, a replay window to receive by.
 
-Sealing and opening are the hot path of a node that does not batch, so they hold what they can (cipher objects,
-bound methods, the first half of the header) and do nothing twice.
+Sealing and opening are the hot path of a node: the ciphers are built once, and nothing but the cipher touches
+the bytes of a packet.  (Sealing into a prepared buffer was measured slower than one concatenation at this size.)
 
 Error contract: ``open`` raises MalformedError or NotAllowedError and changes nothing.
 """
@@ -28,6 +28,8 @@ from cyphonic.wire.tunnel import Suite
 SESSION_OVERHEAD = CAPSULE_HEADER_LENGTH + TAG_LENGTH
 """Bytes that sealing adds."""
 
+_WHOLE = bytes([0, 1, 0])
+"""Piece 0 of 1, no flags: this version neither makes nor understands anything else."""
 _HEADER = struct.Struct(">BBBBIQ")
 _ADDRESSED = struct.Struct(">4xIQ")
 _NONCE = struct.Struct(">4xQ")
@@ -96,14 +98,16 @@ class Session:
     def open(self, datagram: bytes) -> tuple[bytes, int]:
         """Plaintext and counter.
 
-        Raise MalformedError("too_short", "bad_index" or "bad_seal"), NotAllowedError("replayed", "too_old" or
-        "session_exhausted").
+        Raise MalformedError("too_short", "bad_index", "bad_pieces" or "bad_seal"), NotAllowedError("replayed",
+        "too_old" or "session_exhausted").
         """
         if len(datagram) < SESSION_OVERHEAD:
             raise MalformedError("too_short")
         index, counter = _ADDRESSED.unpack_from(datagram)
         if index != self.local_index:
             raise MalformedError("bad_index")
+        if datagram[1:4] != _WHOLE:
+            raise MalformedError("bad_pieces")
         if counter >= REJECT_AFTER_MESSAGES:
             raise NotAllowedError("session_exhausted")
         header = datagram[:CAPSULE_HEADER_LENGTH]

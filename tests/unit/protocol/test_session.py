@@ -96,6 +96,14 @@ def test_another_index_is_refused(ends: Ends) -> None:
         sender.open(sender.seal(MessageType.CAPSULE, b""))
 
 
+@pytest.mark.parametrize("pieces", [b"\x00\x02\x00", b"\x01\x01\x00", b"\x00\x01\x01"])
+def test_a_piece_of_a_newer_version_is_not_taken_for_a_whole_packet(ends: Ends, pieces: bytes) -> None:
+    sender, receiver = ends
+    datagram = sender.seal(MessageType.CAPSULE, b"")
+    with pytest.raises(MalformedError, match="bad_pieces"):
+        receiver.open(datagram[:1] + pieces + datagram[4:])
+
+
 def test_a_session_is_exhausted_before_its_counter_wraps(ends: Ends) -> None:
     sender, receiver = ends
     sender.sent = REJECT_AFTER_MESSAGES - 1
