@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,8 +75,7 @@ class Demo:
         yield "starting the cloud: Redis, workers, frontend, relay"
         deployment.start_cloud()
         yield f"enrolling {', '.join(deployment.nodes)}"
-        with ThreadPoolExecutor(2) as threads:
-            list(threads.map(deployment.join, deployment.nodes))
+        deployment.join(*deployment.nodes)
         yield "starting an application on each node"
         for node in deployment.nodes:
             self._fqdn[node] = deployment.status(node)["fqdn"]
@@ -112,9 +110,13 @@ class Demo:
             raise MeasurementError(f"stayed {result.settled}, but the two have an address family in common")
 
     def _make_cold(self, *nodes: str) -> None:
-        self._lab.flush_nats()
         for node in nodes:
             self.deployment.ask(node, "forget")
+        self._lab.flush_nats()
+        for node in nodes:
+            # A NAT that has forgotten all lets the cloud through again once the node has spoken to it.  Left alone
+            # that is its next keepalive, up to 20 s from now; a question for nobody does the same at once.
+            self.deployment.speak_to_cloud(node)
 
     def _settle(self, result: PairResult, name: str) -> None:
         """Wait until the path is the best that there can be, or for SETTLE_TIMEOUT."""
@@ -160,7 +162,7 @@ def run_demo(console: Console, topology: str = "demo") -> bool:
                     console.print(f"{elapsed:6.1f} s  {number:2}/{len(pairs)}  {_line(result)}", soft_wrap=True)
         finally:
             demo.close()
-    console.print(_table(results))
+    console.print(results_table(results))
     good = sum(not result.failure for result in results)
     console.print(f"{good} of {len(results)} pairs in {time.monotonic() - began:.0f} s; nothing is left behind")
     return good == len(results)
@@ -200,7 +202,8 @@ def _line(result: PairResult) -> str:
     return f"{result.name}: {way}; first answer after {result.reached.answered * 1000:.0f} ms; {rate} Mbit/s"
 
 
-def _table(results: list[PairResult]) -> Table:
+def results_table(results: list[PairResult]) -> Table:
+    """What was measured, or how far each pair came."""
     table = Table(title="Every ordered pair, from cold", title_justify="left")
     for heading in ("pair", "first path", "settled path", "why"):
         table.add_column(heading, overflow="fold")

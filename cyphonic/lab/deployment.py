@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +33,12 @@ POLL = 0.05
 LOG_LINES = 40
 """Of each log, in an error's text."""
 CONTROL_SOCKET = "node.sock"
+NOBODY = "nobody"
+"""A name that no node has."""
+
+
+class RefusedError(LabError):
+    """A daemon answered with an error."""
 
 
 class Deployment:
@@ -64,13 +70,13 @@ class Deployment:
     def start_cluster(self) -> None:
         """Run ``cyphonic cluster`` on the cloud host (again, after ``stop_cluster``)."""
         cloud = self.cloud.name
-        with self._notifications(cloud) as (address, notifications):
+        with self._notifications(cloud) as (address, notifications), self._log(cloud, "cluster") as log:
             self._cluster = self.lab.popen(
                 cloud,
                 self.argv("cluster"),
                 env=self.lab.environment(cloud) | {"NOTIFY_SOCKET": address},
                 stdin=subprocess.DEVNULL,
-                stdout=self._log(cloud, "cluster"),
+                stdout=log,
                 stderr=subprocess.STDOUT,
             )
             self._wait_ready(self._cluster, notifications)
@@ -88,21 +94,27 @@ class Deployment:
         self.command(self.cloud.name, "admin", "key", "create", "--name", node, "--output", str(bundle))
         return bundle
 
-    def join(self, node: str) -> None:
-        """Make a bundle for a node and join with it."""
-        self.up(node, self.create_bundle(node))
+    def join(self, *nodes: str) -> None:
+        """Make a bundle for each node and join with it, all at once; raise LabError with logs."""
+        joining = {node: self._start_up(node, self.create_bundle(node)) for node in nodes}
+        for node, process in joining.items():
+            self._finish_up(node, process)
 
     def up(self, node: str, bundle: Path | None = None) -> None:
         """Join, the first time with a bundle.
 
         Return when the node is joined; raise LabError with its log otherwise.
         """
-        enrol = ["--enrol", str(bundle)] if bundle is not None else []
-        self.command(node, "up", *enrol, timeout=UP_TIMEOUT)
+        self._finish_up(node, self._start_up(node, bundle))
 
     def down(self, node: str) -> None:
         """Leave."""
         self.command(node, "down")
+
+    def speak_to_cloud(self, node: str) -> None:
+        """Make a node send something to its NMS and wait for the answer, without touching any peer."""
+        with suppress(RefusedError):
+            self.ask(node, "ip", name=NOBODY)
 
     def status(self, node: str) -> dict[str, Any]:
         """The document of ``cyphonic status --json``, asked for without the command line's start-up time."""
@@ -110,7 +122,7 @@ class Deployment:
         return answer
 
     def ask(self, node: str, request: str, **arguments: Any) -> Any:
-        """One request to a node's control socket; raise LabError with what it answered."""
+        """One request to a node's control socket; raise RefusedError with what it answered."""
         line = json.dumps({"request": request, "arguments": arguments}).encode() + b"\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -121,7 +133,7 @@ class Deployment:
         except (OSError, ValueError) as error:
             raise LabError(f"{node}: the daemon does not answer: {error}{self.logs(node)}") from error
         if "error" in answer:
-            raise LabError(f"{node}: {request}: {answer['error']['message']}")
+            raise RefusedError(f"{node}: {request}: {answer['error']['message']}")
         return answer.get("result")
 
     def command(self, host: str, *words: str, timeout: float = COMMAND_TIMEOUT) -> str:
@@ -143,6 +155,27 @@ class Deployment:
         return "".join(f"\n--- {file.name} on {host}\n" + "\n".join(lines) for file, lines in tails if lines)
 
     # Inside.
+
+    def _start_up(self, node: str, bundle: Path | None) -> subprocess.Popen[bytes]:
+        enrol = ["--enrol", str(bundle)] if bundle is not None else []
+        with self._log(node, "up") as log:
+            return self.lab.popen(
+                node,
+                self.argv("up", *enrol),
+                env=self.lab.environment(node),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _finish_up(self, node: str, process: subprocess.Popen[bytes]) -> None:
+        try:
+            code = process.wait(UP_TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise LabError(f"{node} has not joined after {UP_TIMEOUT:g} s{self.logs(node)}") from error
+        if code:
+            raise LabError(f"{node}: cyphonic up ended with {code}{self.logs(node)}")
 
     def _prepare(self) -> None:
         """Directories, configuration files and variables of every host."""

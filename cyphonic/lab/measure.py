@@ -69,6 +69,7 @@ class Agent:
     def close(self) -> None:
         """End it."""
         if self._process is not None:
+            self._process.terminate()
             self._process.communicate()
             self._process = None
 
