@@ -183,14 +183,37 @@ class FrontendPipe:
         self._pull.close()
 
 
-class _Frontend:
-    """What a worker keeps per frontend.  It stays after the frontend left, so that numbers never start again."""
+class Account:
+    """What a worker owes one frontend and lets it push.  Pure; it stays after the frontend left, because numbers
+    never
+    start again."""
 
     def __init__(self) -> None:
-        self.push: zmq.Socket[bytes] | None = None
-        self.highest = 0
-        self.in_hand = 0
         self.credit = 0
+        """Granted so far; never goes down."""
+        self.in_hand = 0
+        """Batches received and not completed."""
+        self._highest = 0
+
+    def receive(self, number: int, *, probe: bool = False) -> None:
+        """A batch came.  Those numbered lower that never came are lost, and their room is given again."""
+        self._highest = max(self._highest, number)
+        self.in_hand += 0 if probe else 1
+
+    def complete(self) -> None:
+        """One of those in hand is done."""
+        self.in_hand -= 1
+
+    def grant(self, share: int) -> int:
+        """The credit with which at most ``share`` batches are under way or in hand."""
+        self.credit = max(self.credit, self._highest - self.in_hand + share)
+        return self.credit
+
+
+class _Frontend:
+    def __init__(self) -> None:
+        self.account = Account()
+        self.push: zmq.Socket[bytes] | None = None
         self.missing_since: float | None = None
 
 
@@ -261,9 +284,8 @@ class WorkerPipe:
                 self.drops["bad_batch"] += 1
                 continue
             frontend = self._frontends.setdefault(batch.frontend, _Frontend())
-            frontend.highest = max(frontend.highest, batch.number)
+            frontend.account.receive(batch.number, probe=not batch.jobs)
             if batch.jobs:
-                frontend.in_hand += 1
                 batches.append(batch)
             else:
                 self.report(batch.frontend)
@@ -281,7 +303,7 @@ class WorkerPipe:
         completed: dict[str, list[int]] = {}
         for batch in batches:
             completed.setdefault(batch.frontend, []).append(batch.number)
-            self._frontends[batch.frontend].in_hand -= 1
+            self._frontends[batch.frontend].account.complete()
         own = list(completed)
         outgoing: dict[str, list[Send]] = {}
         for send in sends:
@@ -325,13 +347,12 @@ class WorkerPipe:
         if known is None or known.push is None:
             self.drops["frontend_gone"] += 1
             return False
-        known.credit = max(known.credit, known.highest - known.in_hand + self._share())
         report = Report(
             worker=self.instance,
             endpoint=self.endpoint,
             curve_key=b"",
             services=self._services,
-            credit=known.credit,
+            credit=known.account.grant(self._share()),
             completed=list(completed),
             sends=list(sends),
             forwards=list(forwards),
