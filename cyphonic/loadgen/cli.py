@@ -17,7 +17,8 @@ from cyphonic.loadgen.driver import Generator, LoadReport
 from cyphonic.loadgen.scenario import Scenario
 from cyphonic.loadgen.simulated import SimulatedNode, make_secret
 
-SCHEMA = 1
+SCHEMA_VERSION = 1
+"""Of the --json document: fields are added, never renamed or removed, under one version."""
 
 
 @click.command("loadgen")
@@ -62,7 +63,7 @@ def command(
         report = generator.measure(Scenario(scenario), duration, rate, window)
     show("")
     if as_json:
-        click.echo(msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(report)}).decode())
+        click.echo(msgspec.json.encode({"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(report)}).decode())
     else:
         print_report(report)
 

@@ -143,8 +143,7 @@ class Generator:
         cpu: float,
     ) -> LoadReport:
         reports = {kind: tally.report(elapsed) for kind, tally in self.traffic.tallies.items()}
-        main = [Kind.LOGIN] if scenario is Scenario.LOGIN else [Kind.DIRECTION]
-        counted = sum(completed[kind] for kind in (Kind.LOGIN, Kind.DIRECTION) if kind in main)
+        counted = completed[Kind.LOGIN if scenario is Scenario.LOGIN else Kind.DIRECTION]
         return LoadReport(
             scenario=scenario.value,
             nodes=len(self._nodes),
