@@ -189,7 +189,9 @@ def termination_raises() -> Iterator[None]:
     def unwind(number: int, _frame: FrameType | None) -> None:
         raise Terminated(number)
 
-    before = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored (nohup) stays ignored.
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, unwind) for number in heeded}
     try:
         yield
     finally:

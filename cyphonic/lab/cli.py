@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cyphonic.lab.build import Lab, Terminated, termination_raises
 from cyphonic.lab.demo import demo_console, run_demo
+from cyphonic.lab.deployment import Deployment
 from cyphonic.lab.namespace import Namespace
 from cyphonic.lab.record import LabRecord, records, sweep
 from cyphonic.lab.tools import LabError, require_tools, search_path
@@ -24,13 +25,29 @@ def group() -> None:
 
 @group.command()
 @click.argument("topology")
-def up(topology: str) -> None:
+@click.option("--deploy", is_flag=True, help="Run a cloud and join every node, too.")
+def up(topology: str, deploy: bool) -> None:
     """Build TOPOLOGY (a TOML file, or the name of a packaged one) and leave it standing."""
     lab = Lab(load_topology(topology), keep=True)
+    deployment = Deployment(lab) if deploy else None
     with termination_raises():
         lab.start()
+        if deployment is not None:
+            _deploy(lab, deployment)
     click.echo(f"{lab.record.id}: {', '.join(lab.names())}")
-    click.echo(f"try: cyphonic lab exec {lab.names()[0]} ip address; then: cyphonic lab down")
+    command = "cyphonic status" if deploy else "ip address"
+    host = deployment.nodes[0] if deployment is not None and deployment.nodes else lab.names()[0]
+    click.echo(f"try: cyphonic lab exec {host} {command}; then: cyphonic lab down")
+
+
+def _deploy(lab: Lab, deployment: Deployment) -> None:
+    """Start everything, or take the lab down again."""
+    try:
+        deployment.start_cloud()
+        deployment.join(*deployment.nodes)
+    except BaseException:
+        lab.close()
+        raise
 
 
 @group.command()
@@ -71,7 +88,9 @@ def execute(lab_id: str | None, host: str, command: tuple[str, ...]) -> None:
     if host not in record.namespaces:
         raise LabError(f"there is no {host!r} in {record.id}", f"it has {', '.join(record.namespaces)}")
     argv = Namespace(record.namespaces[host]).argv(command)
-    environment = {**os.environ, **record.environments.get(host, {}), "PATH": search_path()}
+    # The ``cyphonic`` of this interpreter first: a checkout's virtual environment is seldom on root's PATH.
+    path = os.pathsep.join([os.path.dirname(sys.executable), search_path()])
+    environment = {**os.environ, **record.environments.get(host, {}), "PATH": path}
     os.execvpe(argv[0], argv, environment)
 
 
