@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from cyphonic.lab.build import Lab
+from cyphonic.lab.namespace import ETC_DIRECTORY, NETNS_DIRECTORY
+from cyphonic.lab.record import RECORDS
 from cyphonic.lab.tools import missing_packages
 from cyphonic.lab.topology import load_topology, parse_topology
 
@@ -54,6 +58,25 @@ def nats_lab(laboratory_ground: None) -> Iterator[Lab]:
     """One host behind each kind of NAT (two behind some); shared by the tests of a module, mappings and all."""
     with Lab(load_topology("nats")) as lab:
         yield lab
+
+
+@pytest.fixture
+def remains() -> Callable[[str], list[Path]]:
+    """What is still there of a lab: namespaces, files, and processes whose command line names its directory."""
+
+    def find(lab_id: str) -> list[Path]:
+        folders = [NETNS_DIRECTORY, ETC_DIRECTORY, RECORDS, Path(tempfile.gettempdir())]
+        files = [entry for folder in folders if folder.is_dir() for entry in folder.glob(f"{lab_id}*")]
+        return files + [process for process in Path("/proc").glob("[0-9]*") if names(process, f"/{lab_id}-lab")]
+
+    return find
+
+
+def names(process: Path, text: str) -> bool:
+    try:
+        return text in (process / "cmdline").read_text(errors="replace")
+    except OSError:  # it has ended meanwhile
+        return False
 
 
 class UdpProbe:

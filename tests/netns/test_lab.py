@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from cyphonic.lab.build import Lab
-from cyphonic.lab.namespace import ETC_DIRECTORY, NETNS_DIRECTORY
-from cyphonic.lab.record import RECORDS, LabRecord, records, sweep
+from cyphonic.lab.record import LabRecord, records, sweep
 from cyphonic.lab.tools import LabError
+
+Remains = Callable[[str], list[Path]]
 
 BUILD_AND_WAIT = """
 import sys, time
@@ -26,11 +27,6 @@ with termination_raises(), Lab(load_topology("two-nodes")) as lab:
     print(lab.record.id, flush=True)
     time.sleep(300)
 """
-
-
-def remains(lab_id: str) -> list[Path]:
-    folders = [NETNS_DIRECTORY, ETC_DIRECTORY, RECORDS, Path("/tmp")]
-    return [entry for folder in folders if folder.is_dir() for entry in folder.glob(f"{lab_id}*")]
 
 
 def ping(lab: Lab, source: str, target: str, version: int = 4) -> bool:
@@ -57,7 +53,9 @@ def test_each_host_has_a_resolv_conf_of_its_own(make_lab: Callable[[str], Lab]) 
     assert "192.0.2.1" not in Path("/etc/resolv.conf").read_text()
 
 
-def test_nothing_remains_after_a_lab_and_its_processes_are_ended(make_lab: Callable[[str], Lab]) -> None:
+def test_nothing_remains_after_a_lab_and_its_processes_are_ended(
+    make_lab: Callable[[str], Lab], remains: Remains
+) -> None:
     lab = make_lab("two-nodes")
     child = lab.popen("alice", ["sleep", "300"])
     assert remains(lab.record.id)
@@ -79,7 +77,7 @@ def test_a_lab_that_fails_half_way_takes_down_what_it_built(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_nothing_remains_after_a_signal(laboratory_ground: None, number: signal.Signals) -> None:
+def test_nothing_remains_after_a_signal(laboratory_ground: None, number: signal.Signals, remains: Remains) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", BUILD_AND_WAIT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
@@ -91,7 +89,7 @@ def test_nothing_remains_after_a_signal(laboratory_ground: None, number: signal.
     assert remains(lab_id) == []
 
 
-def test_what_a_killed_lab_leaves_is_found_and_removed(laboratory_ground: None) -> None:
+def test_what_a_killed_lab_leaves_is_found_and_removed(laboratory_ground: None, remains: Remains) -> None:
     with subprocess.Popen([sys.executable, "-c", BUILD_AND_WAIT], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         lab_id = process.stdout.readline().decode().strip()
@@ -104,7 +102,7 @@ def test_what_a_killed_lab_leaves_is_found_and_removed(laboratory_ground: None) 
     assert remains(lab_id) == []
 
 
-def test_the_lab_of_a_living_process_is_left_alone(make_lab: Callable[[str], Lab]) -> None:
+def test_the_lab_of_a_living_process_is_left_alone(make_lab: Callable[[str], Lab], remains: Remains) -> None:
     lab = make_lab("two-nodes")
     assert lab.record.id not in sweep()
     assert remains(lab.record.id)
@@ -115,7 +113,9 @@ def test_a_reused_process_id_does_not_protect_a_dead_lab() -> None:
     assert record.abandoned
 
 
-def test_the_command_line_builds_runs_in_and_removes_a_lab(laboratory_ground: None, tmp_path: Path) -> None:
+def test_the_command_line_builds_runs_in_and_removes_a_lab(
+    laboratory_ground: None, tmp_path: Path, remains: Remains
+) -> None:
     def lab(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "cyphonic", "lab", *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
