@@ -126,6 +126,12 @@ def _bind(pull: zmq.Socket[bytes], endpoint: str) -> str:
     return pull.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
+def _unbind(pull: zmq.Socket[bytes], endpoint: str) -> None:
+    pull.close()
+    if endpoint.startswith("ipc://"):
+        Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)  # ZeroMQ leaves it
+
+
 class FrontendPipe:
     """The frontend's end.  It knows sockets, not credits: see ``frontend/credits.py``."""
 
@@ -180,7 +186,7 @@ class FrontendPipe:
         """Close every socket; the endpoint's file goes with it."""
         for worker in list(self._workers):
             self.forget(worker)
-        self._pull.close()
+        _unbind(self._pull, self.endpoint)
 
 
 class Account:
@@ -373,7 +379,7 @@ class WorkerPipe:
         """Close every socket; the endpoint's file goes with it."""
         for frontend in self._frontends.values():
             self._leave(frontend)
-        self._pull.close()
+        _unbind(self._pull, self.endpoint)
 
     def _share(self) -> int:
         return max(1, self._batches // max(1, len(self.frontends)))

@@ -208,6 +208,7 @@ class Supervisor:
             if silent > (STALL if child.last_tick is not None else FIRST_TICK):
                 self.notify("stalled", child)
                 child.process.kill()
+                child.last_tick = now  # said once; its end comes with the next look
 
     def _bury(self, child: Child, now: float) -> None:
         assert child.process is not None
