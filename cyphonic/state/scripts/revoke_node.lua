@@ -23,7 +23,7 @@ for _, peer in ipairs(redis.call('ZRANGEBYSCORE', 'nms:paths:' .. id, ARGV[1], '
   redis.call('SADD', pending, peer)
 end
 redis.call('EXPIRE', pending, ARGV[2])
-redis.call('SET', 'nms:revoked:' .. id, generation, 'EX', ARGV[2])
+redis.call('SET', 'nms:revoked:' .. id, generation - 1, 'EX', ARGV[2])  -- the last one it may hold a certificate of
 redis.call('ZADD', KEYS[3], ARGV[1], id)
 redis.call('EXPIRE', KEYS[3], ARGV[2])
 return id
