@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from cyphonic.admin import enrolment, nodes
+from cyphonic.admin import enrolment, fleet, nodes
 from cyphonic.admin.init import NewSite, create_site, next_steps
 from cyphonic.admin.revocation import Drive
 from cyphonic.errors import OperationalError
@@ -100,6 +100,34 @@ def _init(
         f"made {config}, which you may edit,\n and {keys}: these files are the site.  Back them up, show nobody.\n"
     )
     click.echo(next_steps(new))
+
+
+@group.command("site")
+@_json_option
+@_config_option
+def _site(as_json: bool, config: Path | None) -> None:
+    """Show the site as it is configured: cloud.toml, variables and defaults together."""
+    site = load_site(config, os.environ)
+    fields = {name: getattr(site, name) for name in site.__struct_fields__}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+    if as_json:
+        _print_json(site=plain)
+    else:
+        for name, value in plain.items():
+            click.echo(f"{name:<20} {value}")
+
+
+@group.command("fleet")
+@_json_option
+@_config_option
+def _fleet(as_json: bool, config: Path | None) -> None:
+    """Show what of the site runs now, on all hosts."""
+    with _open(config) as (_, store):
+        running = fleet.running(store)
+    if as_json:
+        _print_json(**fleet.as_json(running))
+    else:
+        _print_table(["tier", "instance", "endpoints", ""], fleet.as_rows(running), "nothing runs")
 
 
 # Enrolment keys.

@@ -18,7 +18,7 @@ from cyphonic.pipeline import FrontendPipe, ipc_endpoint, new_context, new_insta
 from cyphonic.protocol.distribution import open_distribution
 from cyphonic.site import Site, SiteKeys, load_site
 from cyphonic.state import keys
-from cyphonic.state.fleet import FrontendMember, announce
+from cyphonic.state.fleet import FrontendMember, RelayMember, WorkerMember, announce
 from cyphonic.state.leases import register
 from cyphonic.state.registry import CommonKey, enrolment_digest
 from cyphonic.state.store import Store, StoreConfig
@@ -254,3 +254,21 @@ def test_without_a_site_the_way_to_one_is_shown(operator: Operator, tmp_path: Pa
     result = operator.run("node", "list", "--config", str(tmp_path / "absent.toml"))
     assert result.exit_code == 2
     assert "cyphonic admin init --config" in result.stderr
+
+
+def test_what_runs_is_shown(operator: Operator, store: Store) -> None:
+    assert operator.run("fleet").stdout == "nothing runs\n"
+    _run_frontend(store)
+    announce(store, WorkerMember("work", "ipc://nowhere", services=[0, 1]))
+    announce(store, RelayMember("pass", bytes(32), [Endpoint("192.0.2.1", 7703)], load=0.25))
+    document = operator.json("fleet")
+    assert document["frontends"][0]["as_endpoints"] == [str(AS_ENDPOINT)]
+    assert document["workers"] == [{"instance": "work", "services": ["AS", "NMS"]}]
+    assert document["relays"] == [{"instance": "pass", "endpoints": ["192.0.2.1:7703"], "load": 0.25}]
+    assert "load 25%" in operator.run("fleet").stdout
+
+
+def test_the_site_is_shown_as_it_is_configured(operator: Operator) -> None:
+    site = operator.json("site")["site"]
+    assert site["keys_dir"] == str(operator.config.parent / "keys")
+    assert site["region"] in operator.run("site").stdout
