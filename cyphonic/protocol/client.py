@@ -164,6 +164,21 @@ class SignalingClient:
         """Given by the NMS at the first login."""
         return None if self.certificate is None else self.certificate.node_id
 
+    @property
+    def key_number(self) -> int:
+        """Of the common key in use; 0: none."""
+        return 0 if self._ring.current is None else self._ring.current.number
+
+    @property
+    def as_endpoints(self) -> Sequence[Endpoint]:
+        """Where the AS answers, as far as this node knows."""
+        return self._as_frontends.endpoints
+
+    @property
+    def nms_endpoints(self) -> Sequence[Endpoint]:
+        """Where the NMS answers, as the cloud told last."""
+        return self._nms_frontends.endpoints
+
     def login(self, now: float, wall: float, enrolment_key: bytes = b"") -> None:
         """Join, and stay joined: log in, register, renew.  Called again, renew at once."""
         self._ended = None
@@ -355,7 +370,7 @@ class SignalingClient:
     def _admit(self, admission: Admission, now: float) -> None:
         self._login.end()
         self._login.enrolment_key = b""
-        self._as_clock.correct(admission.time, now)
+        self._as_clock.observe(admission.time, now)
         self._as_frontends.replace((*admission.as_endpoints, *self.cloud.as_endpoints))
         self._nms_frontends.replace(admission.nms_endpoints)
         self._ring.install(admission.key)

@@ -6,8 +6,8 @@ from __future__ import annotations
 class CloudClock:
     """Unix milliseconds at a service, from monotonic seconds here.
 
-    An answer tells the time at which it was written, so the estimate is late by its way here; of several answers
-    the least late one is right.
+    An answer tells the time at which it was written, so the estimate is late by its way here.  The latest one
+    counts, so that a cloud whose clock was put right is believed again within a keepalive.
     """
 
     def __init__(self) -> None:
@@ -20,11 +20,6 @@ class CloudClock:
 
     def observe(self, time: int, now: float) -> None:
         """An answer says ``time`` in Unix milliseconds; 0 says nothing."""
-        if time and (self._offset is None or time - now * 1000 > self._offset):
-            self._offset = time - now * 1000
-
-    def correct(self, time: int, now: float) -> None:
-        """The cloud found our time wrong: believe this one, be it earlier."""
         if time:
             self._offset = time - now * 1000
 

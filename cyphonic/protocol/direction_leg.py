@@ -140,7 +140,7 @@ class Directions:
         Raise MalformedError or NotAllowedError and change nothing.
         """
         if body.role == Role.INITIATOR:
-            self._receive_answer(header.transaction_id, body, now, wall)
+            self._receive_answer(header.transaction_id, body, wall)
         elif body.role == Role.RESPONDER and body.handle == header.transaction_id:
             self._receive_wish(body, source, now, wall)
         else:
@@ -156,20 +156,18 @@ class Directions:
         except ValueError:
             raise MalformedError("bad_refusal") from None
         if reason is RefusalReason.STALE and not transaction.redated and destinations:
-            self._clock.correct(body.time, now)
+            self._clock.observe(body.time, now)
             self._redate(transaction, destinations, now)
         else:
-            self._clock.observe(body.time, now)
             self._fail(transaction, reason, body)
 
-    def _receive_answer(self, transaction_id: bytes, body: RouteDirection, now: float, wall: float) -> None:
+    def _receive_answer(self, transaction_id: bytes, body: RouteDirection, wall: float) -> None:
         transaction = self._find(transaction_id)
         certificate, candidates = self._check(body, wall)
         addresses = (certificate.virtual_ipv6, certificate.virtual_ipv4)
         if transaction.target not in (fold_name(certificate.fqdn), *addresses):
             raise NotAllowedError("wrong_peer")
         self._forget(transaction)
-        self._clock.observe(body.time, now)
         self._book.note(certificate)
         self._outbox.events.append(Directed(transaction.id, body, certificate, candidates))
 

@@ -31,8 +31,10 @@ class FrontendList:
     def __contains__(self, source: Endpoint) -> bool:
         return source in self._accepted
 
-    def __len__(self) -> int:
-        return len(self._current)
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """The latest list."""
+        return self._current
 
     def replace(self, endpoints: Iterable[Endpoint]) -> bool:
         """Use these from now on, and still hear the last ones; an empty list changes nothing.  True when news."""
