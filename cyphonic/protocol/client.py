@@ -62,7 +62,7 @@ from cyphonic.wire.registration import MAX_CANDIDATES, KeepAliveAck, Leave, Regi
 from cyphonic.wire.revocation import PathRevocation, PathRevocationAck
 from cyphonic.wire.tunnel import Suite
 
-__all__ = [
+__all__ = (
     "ClientState",
     "Cloud",
     "CloudUnreachable",
@@ -77,7 +77,7 @@ __all__ = [
     "SelfRevoked",
     "SignalingClient",
     "VersionHinted",
-]
+)
 
 LEAVE_COPIES = 2
 """A Leave has no answer; a lost one costs peers nothing but a wait for the lease to end."""
