@@ -1,0 +1,102 @@
+"""``cyphonic ping``: probes through the tunnel, answered by the peer's cyphonic, with the way that they took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cyphonic.errors import PeerUnreachableError
+from cyphonic.node.control import Reply
+from cyphonic.node.loop import Loop, Timer
+from cyphonic.node.report import address_text, path_name, report_peer
+from cyphonic.node.status import PingSummary, Pong
+from cyphonic.protocol.overlay import Overlay
+from cyphonic.protocol.peer import Peer
+
+INTERVAL = 1.0
+"""Seconds between two probes."""
+PATIENCE = 2.0
+"""Seconds to wait for an answer; for the first, which may have to make the tunnel, five times that."""
+POLL = 0.05
+"""Seconds: how soon a tunnel that came up is noticed."""
+
+
+class Pinging:
+    """One ``ping`` request: sends ``count`` probes, a line each, then a summary."""
+
+    def __init__(
+        self, loop: Loop, overlay: Overlay, flush: Callable[[], None], peer: Peer, count: int, reply: Reply
+    ) -> None:
+        self._loop = loop
+        self._overlay = overlay
+        self._flush = flush
+        self._peer = peer
+        self._count = count
+        self._reply = reply
+        self._sequence = 0
+        self._received = 0
+        self._number: int | None = None
+        self._deadline = 0.0
+        self._next_at = 0.0
+        self._timer: Timer | None = None
+        reply.on_close(self._cancel)
+
+    def start(self) -> None:
+        """Send the first probe as soon as there is a tunnel."""
+        self._begin(5 * PATIENCE)
+
+    def _begin(self, patience: float) -> None:
+        now = self._loop.clock()
+        self._sequence += 1
+        self._number = None
+        self._deadline = now + patience
+        self._next_at = now + INTERVAL
+        self._poll()
+
+    def _poll(self) -> None:
+        now = self._loop.clock()
+        if self._number is None:
+            self._number = self._overlay.probe(self._peer, now)
+            self._flush()
+        else:
+            for number, rtt, _ in self._peer.round_trips:
+                if number == self._number:
+                    self._answered(rtt)
+                    return
+        if now >= self._deadline:
+            self._answered(None)
+            return
+        # A probe's answer is looked for often at first: most come within milliseconds.
+        wait = 0.001 if self._number is not None and now - (self._next_at - INTERVAL) < POLL else POLL
+        self._timer = self._loop.call_later(wait, self._poll)
+
+    def _answered(self, rtt: float | None) -> None:
+        self._received += rtt is not None
+        status = report_peer(self._peer, 0.0)
+        certificate = self._peer.certificate
+        self._reply.line(
+            Pong(
+                sequence=self._sequence,
+                name=certificate.fqdn,
+                address=address_text(certificate.virtual_ipv6),
+                rtt=rtt,
+                path=path_name(self._peer.paths.current_kind) if self._peer.established else "none",
+                endpoint=status.endpoint,
+                relay=status.relay,
+                why=status.why,
+            )
+        )
+        if self._sequence < self._count:
+            self._timer = self._loop.call_at(self._next_at, lambda: self._begin(PATIENCE))
+        elif self._received:
+            self._reply.done(PingSummary(certificate.fqdn, self._count, self._received))
+        else:
+            self._reply.fail(
+                PeerUnreachableError(
+                    f"{certificate.fqdn} does not answer",
+                    "is it up?  'cyphonic status' there shows whether it is registered",
+                )
+            )
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
