@@ -85,7 +85,10 @@ class Lifeline:
 
 
 class StopSignal:
-    """SIGTERM and SIGINT as a flag and a readable descriptor, between ``with`` and its end.  Main thread only."""
+    """SIGTERM, SIGINT and SIGHUP as a flag and a readable descriptor, between ``with`` and its end.
+
+    Main thread only.  SIGHUP stays ignored where it was (nohup).
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -103,8 +106,9 @@ class StopSignal:
             os.write(self._write, b"!")
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._handle)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

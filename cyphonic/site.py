@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cyphonic.protocol.keys import KeyPair, SigningKeyPair, decode_key, encode_k
 
 CLOUD_FILE = Path("/etc/cyphonic/cloud.toml")
 SECTIONS = ("site", "redis", "frontend", "worker", "relay", "cluster")
+_LABEL = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 INIT_HINT = "make one with: cyphonic admin init"
 
 
@@ -50,8 +52,8 @@ class SiteSection(msgspec.Struct, frozen=True):
         if ipaddress.ip_network(self.pool_ipv4).prefixlen > 29:
             raise ValueError(f"pool_ipv4: {self.pool_ipv4} has too few addresses; take a /29 or larger")
         for label in (self.region, *self.domain.split(".")):
-            if not label or len(label) > 63 or not label.isascii() or not label.replace("-", "a").isalnum():
-                raise ValueError(f"region or domain: {label!r} is not a DNS label")
+            if not _LABEL.fullmatch(label):
+                raise ValueError(f"region or domain: {label!r} is not a DNS label in lower case")
 
 
 class RedisSection(msgspec.Struct, frozen=True):

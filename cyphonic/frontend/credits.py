@@ -33,8 +33,8 @@ PROBE_AFTER = 0.5
 """Seconds without a sign of a batch; then the worker is asked for a report, in case a message was lost."""
 LOST_AFTER = 10.0
 """Seconds after which a living worker that never completed a batch has lost it."""
-FORGET_AFTER = 3600.0
-"""Seconds that a dead worker's numbers are kept: longer than any process stays stopped."""
+FORGET_AFTER = 600.0
+"""Seconds that a dead worker's numbers are kept: a supervisor lets none stay stopped that long."""
 
 
 @dataclass

@@ -49,9 +49,9 @@ def test_a_supervisor_hears_through_its_pipe_and_a_broken_pipe_does_no_harm() ->
     os.close(write)
 
 
-def test_sigterm_and_sigint_ask_for_a_stop_and_are_given_back_afterwards() -> None:
+def test_sigterm_sigint_and_sighup_ask_for_a_stop_and_are_given_back_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         with StopSignal() as stop:
             assert not stop.requested
             os.kill(os.getpid(), number)
