@@ -43,7 +43,7 @@ MAX_LINE = 64 * 1024
 MAX_UNREAD = 4 * 1024 * 1024
 """Bytes that a client may leave unread; more, and it is cut off."""
 MAX_CONNECTIONS = 32
-BACKLOG = 16
+BACKLOG = 128
 
 _ERRORS: tuple[type[OperationalError], ...] = (
     ConfigurationError,
@@ -375,6 +375,9 @@ class ControlClient:
         except PermissionError:
             connection.close()
             raise _no_permission() from None
+        except (BlockingIOError, TimeoutError):
+            connection.close()
+            raise OperationalError("the daemon is too busy to listen", "try again; look at its log") from None
         except OSError as error:
             connection.close()
             raise OperationalError(f"{self.path}: {error.strerror}") from None

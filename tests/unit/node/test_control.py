@@ -92,8 +92,8 @@ def client(run_dir: Path) -> ControlClient:
 
 def raw(daemon: Daemon) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(10)
     connection.connect(str(daemon.server.path))
+    connection.settimeout(10)
     return connection
 
 
