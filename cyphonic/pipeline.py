@@ -250,6 +250,7 @@ class WorkerPipe:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Batch)
         self._next_tick = 0.0
+        self._leaving = False
         self.drops: Counter[str] = Counter()
 
     def update_fleet(self, frontends: Iterable[FrontendAddress], now: float) -> None:
@@ -357,8 +358,8 @@ class WorkerPipe:
             worker=self.instance,
             endpoint=self.endpoint,
             curve_key=b"",
-            services=self._services,
-            credit=known.account.grant(self._share()),
+            services=[] if self._leaving else self._services,
+            credit=known.account.credit if self._leaving else known.account.grant(self._share()),
             completed=list(completed),
             sends=list(sends),
             forwards=list(forwards),
@@ -374,6 +375,12 @@ class WorkerPipe:
     def frontends(self) -> list[str]:
         """Instances that this worker reports to."""
         return [instance for instance, frontend in self._frontends.items() if frontend.push is not None]
+
+    def leave(self) -> None:
+        """Ask every frontend for no more batches; those under way still come, for a moment."""
+        self._leaving = True
+        for instance in self.frontends:
+            self.report(instance)
 
     def close(self) -> None:
         """Close every socket; the endpoint's file goes with it."""

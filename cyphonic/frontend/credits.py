@@ -70,6 +70,8 @@ class Worker:
     """Of the last batch pushed to it."""
     heard: float = 0.0
     alive: bool = True
+    leaving: bool = False
+    """It asked for no more: a report that names no service."""
     completed_at: float = float("-inf")
     probed: float = float("-inf")
     outstanding: dict[int, Outstanding] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class Worker:
     @property
     def room(self) -> int:
         """Batches that may be pushed now."""
-        return self.credit - self.number if self.alive else 0
+        return self.credit - self.number if self.alive and not self.leaving else 0
 
 
 class Credits:
@@ -100,6 +102,7 @@ class Credits:
             worker = Worker(report.worker, report.endpoint, frozenset(report.services))
             self.workers[report.worker] = worker
         worker.alive, worker.heard = True, now
+        worker.leaving = not report.services
         worker.credit = max(worker.credit, report.credit)
         for number in report.completed:
             self._complete(worker, number, now)
@@ -158,7 +161,8 @@ class Credits:
         """Workers without room that say nothing of a batch, and the number for an empty batch to ask them with."""
         asked = []
         for worker in self.workers.values():
-            if worker.alive and worker.room <= 0 and worker.number and now - worker.probed > PROBE_AFTER:
+            silent = worker.alive and not worker.leaving and worker.room <= 0
+            if silent and worker.number and now - worker.probed > PROBE_AFTER:
                 oldest = min((entry.pushed for entry in worker.outstanding.values()), default=worker.completed_at)
                 if now - oldest > PROBE_AFTER:
                     worker.probed = now
@@ -174,7 +178,8 @@ class Credits:
     @property
     def living_services(self) -> frozenset[int]:
         """What at least one living worker serves."""
-        return frozenset(service for worker in self.workers.values() if worker.alive for service in worker.services)
+        staying = [worker for worker in self.workers.values() if worker.alive and not worker.leaving]
+        return frozenset(service for worker in staying for service in worker.services)
 
     def _complete(self, worker: Worker, number: int, now: float) -> None:
         if worker.outstanding.pop(number, None) is not None:

@@ -86,6 +86,7 @@ class Report(Body, frozen=True):
     curve_key: bytes
     """CURVE public key of that socket; empty on ipc."""
     services: list[int]
+    """Empty: it is leaving and wants no more batches."""
     credit: int
     """Cumulative: batches up to this number may be pushed."""
     completed: list[int]

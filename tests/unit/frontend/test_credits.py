@@ -159,3 +159,14 @@ def test_the_dead_are_forgotten_after_ten_minutes() -> None:
     book.handle_report(report("a", 1), 0.0)
     book.handle_timeout(601.0)
     assert book.workers == {}
+
+
+def test_a_worker_that_leaves_gets_no_more() -> None:
+    book = Credits()
+    book.handle_report(report("a", 2), 0.0)
+    push(book, 0.0)
+    assert not book.handle_report(Report("a", "ipc://a", b"", [], 2, [1], [], []), 0.1)
+    assert book.pick(NMS) is None
+    assert book.living_services == frozenset()
+    assert book.in_flight == 0
+    assert book.probes(5.0) == []
