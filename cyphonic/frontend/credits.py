@@ -5,6 +5,7 @@ Pure: time comes in as ``now``, sockets are elsewhere.  What one worker's life l
     report       -> it lives, its credit may have risen, some of its batches are done
     100 ms       -> a batch not done goes to another worker, once; only while others get theirs done, and at most
                     one batch in twenty: when everything is slow, doing it twice makes it slower
+    no services  -> it leaves: what it has it finishes, more it does not get
     1.5 s silent -> it is dead: all that it owes goes to others, once, without that limit
     report       -> it lives again (it was only stopped); its numbers go on where they were
 
@@ -102,6 +103,7 @@ class Credits:
             worker = Worker(report.worker, report.endpoint, frozenset(report.services))
             self.workers[report.worker] = worker
         worker.alive, worker.heard = True, now
+        worker.services = frozenset(report.services)  # none: it is leaving
         worker.leaving = not report.services
         worker.credit = max(worker.credit, report.credit)
         for number in report.completed:

@@ -191,7 +191,10 @@ class FrontendServer:
         self.queue.expire(now)
         for instance in self.credits.handle_timeout(now):
             self._pipe.forget(instance)
-            _log.warning("worker silent, its batches go to others", extra=pairs(worker=instance))
+            if self.credits.workers[instance].services:
+                _log.warning("worker silent, its batches go to others", extra=pairs(worker=instance))
+            else:
+                _log.info("worker left", extra=pairs(worker=instance))
             self._lifeline.set_ready(self._needed <= self.credits.living_services)
         for instance, number in self.credits.probes(now):
             self._pipe.push(instance, Batch(self.instance, number, []))

@@ -57,6 +57,19 @@ def test_a_worker_that_does_not_serve_it_is_not_picked() -> None:
     assert book.living_services == {int(Service.AS)}
 
 
+def test_a_worker_that_leaves_finishes_what_it_has_and_gets_no_more() -> None:
+    book = Credits()
+    book.handle_report(report("a", 5), 0.0)
+    push(book, 0.0)
+    leaving = Report("a", "ipc://a", b"", [], 5, [], [], [])
+    book.handle_report(leaving, 0.1)
+    assert book.pick(NMS) is None
+    assert book.living_services == frozenset()
+    assert book.in_flight == 1
+    book.handle_report(Report("a", "ipc://a", b"", [], 5, [1], [], []), 0.2)
+    assert book.in_flight == 0
+
+
 def test_a_late_batch_goes_to_another_worker_once() -> None:
     book = Credits()
     book.handle_report(report("a", 2), 0.0)
