@@ -186,12 +186,20 @@ def check_free(endpoint: Endpoint) -> None:
 
 
 def holder_of(endpoint: Endpoint) -> str:
-    """``name (pid 123)`` of the process with this UDP port open, or an empty string where that cannot be seen."""
+    """``command (pid 123)`` of the process that has this UDP port open; empty where that cannot be seen."""
     inodes = _inodes_of_port(endpoint.port)
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid() and inodes & _socket_inodes(process):
-            return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+            return f"{_command(process)} (pid {process.name})"
     return ""
+
+
+def _command(process: Path) -> str:
+    try:
+        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return "a process"
+    return " ".join([Path(words[0]).name, *words[1:]]).strip()[:80]
 
 
 def _inodes_of_port(port: int) -> set[str]:
