@@ -155,7 +155,7 @@ class Daemon:
     # Driving the core.
 
     def _login(self) -> None:
-        self._client.login(self._clock(), time.time(), self._enrolment_key)
+        self._overlay.log_in(self._clock(), time.time(), self._enrolment_key)
         self._after()
 
     def _timeout(self, now: float) -> None:

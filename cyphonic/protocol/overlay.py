@@ -168,6 +168,11 @@ class Overlay:
             self._after_peer(peer, now)
         self._after_client(now)
 
+    def log_in(self, now: float, wall: float, enrolment_key: bytes = b"") -> None:
+        """Join, and stay joined; the first time with an enrolment key."""
+        self.client.login(now, wall, enrolment_key)
+        self._after_client(now)
+
     def receive_datagram(self, datagram: bytes, source: Endpoint, now: float, wall: float) -> None:
         """A UDP payload from the underlay.  Whatever is wrong with it becomes a counted drop."""
         try:

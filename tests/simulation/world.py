@@ -63,7 +63,7 @@ class SimulatedNode:
 
     def start(self, enrolment_key: bytes = b"") -> None:
         self._set_underlay()
-        self.client.login(self.clock.now, self.clock.wall, enrolment_key)
+        self.overlay.log_in(self.clock.now, self.clock.wall, enrolment_key)
         self._after()
 
     def move(self, hosts: list[str], nat: Nat | None = None) -> None:
