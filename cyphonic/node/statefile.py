@@ -106,6 +106,15 @@ class StateFile:
                 "make room or permission there; what was saved before is unchanged",
             ) from None
 
+    def keep_aside(self) -> None:
+        """Move an identity that is about to be replaced to ``node.json.old``.  Raise OperationalError."""
+        try:
+            self.path.replace(self.path.with_name(f"{FILE_NAME}.old"))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise OperationalError(f"{self.path} cannot be kept aside: {error.strerror}") from None
+
     def _broken(self, why: str) -> OperationalError:
         return OperationalError(
             f"{self.path} is damaged: {why}",
