@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -29,7 +30,7 @@ SETTLE_TIMEOUT = 5.0
 SETTLE_POLL = 0.05
 TRANSFER_TIMEOUT = 30.0
 """Seconds."""
-TRANSFER_SIZE = 10 * 1024 * 1024
+TRANSFER_SIZE = 10_000_000
 """Bytes."""
 PIPE_WIDTH = 160
 """Columns, where no terminal says how wide it is."""
@@ -204,7 +205,7 @@ def _line(result: PairResult) -> str:
 
 def results_table(results: list[PairResult]) -> Table:
     """What was measured, or how far each pair came."""
-    table = Table(title="Every ordered pair, from cold", title_justify="left")
+    table = Table(title="Every ordered pair, from cold", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("pair", "first path", "settled path", "why"):
         table.add_column(heading, overflow="fold")
     for heading in ("first answer", "ping RTT", "10 MB TCP", "SHA-256"):

@@ -32,7 +32,7 @@ def test_a_pair_shows_all_that_was_measured() -> None:
         "direct 203.0.113.15:40000",
         "62 ms",
         "1.23 ms",
-        "0.50 s, 168 Mbit/s",
+        "0.50 s, 160 Mbit/s",
         "equal c0ffee00",
     ):
         assert text in row
