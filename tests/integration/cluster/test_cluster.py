@@ -161,3 +161,18 @@ def test_a_missing_key_file_says_what_makes_it(cluster: Cluster) -> None:
     (cluster.directory / "keys" / "nms.pub").unlink()
     assert cluster.start().wait(PATIENCE) == 2
     assert "cyphonic admin init" in cluster.output.read_text()
+
+
+def test_a_redis_of_ones_own_that_cannot_be_reached_ends_it_with_4(cluster: Cluster) -> None:
+    with cluster.config.open("a") as file:
+        file.write(f'[redis]\nurl = "unix://{cluster.directory}/absent.sock"\n')
+    assert cluster.start().wait(PATIENCE) == 4
+    assert "absent.sock cannot be used" in cluster.output.read_text()
+    assert "check that Redis runs there" in cluster.output.read_text()
+
+
+def test_without_configuration_it_says_how_to_make_one(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "cyphonic", "cluster", "--config", str(tmp_path / "none.toml")]
+    result = subprocess.run(argv, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "cyphonic admin init" in result.stderr
