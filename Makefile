@@ -2,7 +2,6 @@
 # Without root, 'make test' runs all that needs no network namespaces.
 
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint bench clean
@@ -25,7 +24,7 @@ lint: install    ## ruff and mypy --strict
 	@$(BIN)/mypy
 
 bench: install   ## measure; the figures go to build/bench/*.json too (root for the data path)
-	@$(PYTEST) tests/bench -m bench -q -s --no-header -p no:cacheprovider
+	@$(BIN)/python -m tests.bench
 
 clean:           ## remove what was built here
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
