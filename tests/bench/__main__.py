@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("signaling", "datapath")
+BENCHMARKS = ("signaling", "relay", "datapath")
 
 
 def run(names: list[str]) -> int:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cyphonic.wire.endpoint import Endpoint
 from tests.bench.harness import descendants, wait_until
 
 START_DEADLINE = 40.0
@@ -22,9 +23,10 @@ TIERS = {"frontend": "frontend", "worker": "worker", "relay": "relay"}
 class Cluster:
     """A running one; ``bundle`` enrols any number of nodes."""
 
-    def __init__(self, directory: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, directory: Path, process: subprocess.Popen[bytes], relay: Endpoint) -> None:
         self.directory = directory
         self.process = process
+        self.relay = relay
         self.bundle = directory / "load.bundle"
         self.config = directory / "cloud.toml"
 
@@ -56,7 +58,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def running_cluster(extra: str = "") -> Iterator[Cluster]:
-    """A cluster in a directory of its own, gone afterwards.  ``extra`` is appended to its cloud.toml."""
+    """A cluster in a directory of its own, gone afterwards.  ``extra`` ends its cloud.toml, [relay]."""
     with tempfile.TemporaryDirectory(prefix="cyphonic-bench-") as name:
         directory = Path(name)
         config = directory / "cloud.toml"
@@ -74,7 +76,7 @@ def running_cluster(extra: str = "") -> Iterator[Cluster]:
         process = subprocess.Popen(
             cyphonic("cluster", "--config", config, "--ready-file", ready), stdout=log, stderr=subprocess.STDOUT
         )
-        cluster = Cluster(directory, process)
+        cluster = Cluster(directory, process, Endpoint("127.0.0.1", relay_port))
         try:
             wait_until(lambda: ready.exists() or process.poll() is not None, START_DEADLINE, "ready cluster")
             if process.poll() is not None:
@@ -85,7 +87,7 @@ def running_cluster(extra: str = "") -> Iterator[Cluster]:
                     "--endpoint", f"127.0.0.1:{as_port}",
                 ),
                 check=True,
-                stdout=subprocess.DEVNULL,
+                capture_output=True,
             )  # fmt: skip
             yield cluster
         finally:

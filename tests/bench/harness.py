@@ -185,6 +185,25 @@ class CpuMeter:
         return {group: sum(map(cpu_seconds, pids)) for group, pids in self._groups.items()}
 
 
+class ForeignLoad:
+    """What share of the machine processes other than the measured ones took: above a few % a run means little."""
+
+    def __init__(self) -> None:
+        self._start = _machine_ticks()
+
+    def percent(self, own_seconds: float) -> float:
+        """Since this was made, of all cores; ``own_seconds`` of CPU time belong to the measurement."""
+        busy, total = (now - then for now, then in zip(_machine_ticks(), self._start, strict=True))
+        return max(0.0, 100 * (busy - own_seconds * _TICKS) / max(1, total))
+
+
+def _machine_ticks() -> tuple[int, int]:
+    """Busy and all ticks of all cores since boot."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    idle = fields[3] + fields[4]
+    return sum(fields) - idle, sum(fields)
+
+
 def wait_until(condition: Callable[[], bool], deadline: float, what: str) -> None:
     """Poll; raise TimeoutError naming ``what`` after ``deadline`` seconds."""
     end = time.monotonic() + deadline

@@ -9,6 +9,7 @@ for latency, because a closed loop shows only its own window.
 from __future__ import annotations
 
 import json
+import time
 from contextlib import closing
 
 from cyphonic.bundle import Bundle
@@ -17,7 +18,7 @@ from cyphonic.loadgen.driver import Generator, LoadReport
 from cyphonic.loadgen.latency import KindReport
 from cyphonic.loadgen.scenario import Scenario
 from tests.bench.cluster import Cluster, running_cluster
-from tests.bench.harness import RUNS, Benchmark, CpuMeter
+from tests.bench.harness import RUNS, Benchmark, CpuMeter, ForeignLoad
 
 NODES = 200
 DURATION = 5.0
@@ -48,9 +49,10 @@ def throughput(
     benchmark: Benchmark, cluster: Cluster, generator: Generator, scenario: Scenario, window: int
 ) -> float:
     """One run as fast as it goes; transactions per second."""
-    meter = CpuMeter(cluster.processes())
+    meter, foreign, own = CpuMeter(cluster.processes()), ForeignLoad(), time.process_time()
     report = generator.measure(scenario, DURATION, 0.0, window)
     cpu = meter.used()
+    taken = foreign.percent(sum(cpu.values()) + time.process_time() - own)
     row = main_row(report)
     name = scenario.value
     target = TARGET if scenario is Scenario.DIRECTION else None
@@ -61,6 +63,7 @@ def throughput(
     for tier, seconds in cpu.items():
         benchmark.add(f"{name} CPU {tier}", "µs", 1e6 * seconds / max(1, row.completed), digits=1)
     benchmark.add(f"{name} CPU generator", "µs", report.generator_cpu_us, digits=1)
+    benchmark.add(f"{name}s: machine used by others", "%", taken, digits=1)
     return row.rate
 
 
