@@ -11,7 +11,7 @@ from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.session import Session
 from cyphonic.wire.tunnel import Suite
 
-RESEND_AFTER = (0.0, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0, 6.0, 9.0, 12.0)
+RESEND_AFTER = (0.0, 0.1, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0, 6.0, 9.0, 12.0)
 """Seconds after the start at which the TunnelRequest goes out."""
 GIVE_UP_AFTER = 15.5
 
