@@ -95,6 +95,7 @@ def down(config: Path | None) -> None:
         client.call("down", DOWN_TIMEOUT)
     except NotUpError:
         click.echo("this node was not up")
+        client.remove_leftovers()
         if ResolvConf(node.state_dir).give_back():
             click.echo("put /etc/resolv.conf back, which an earlier run had left changed")
         return

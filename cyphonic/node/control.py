@@ -330,13 +330,29 @@ class ControlClient:
             return False
         return True
 
+    def remove_leftovers(self) -> None:
+        """Remove the socket file of a daemon that was killed; one that lives, or starts now, keeps its own."""
+        try:
+            lock = _take_lock(self.path.with_name(LOCK_NAME))
+        except (OSError, OperationalError):
+            return
+        try:
+            self.path.unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+
     def stream(self, request: str, timeout: float | None = None, **arguments: Any) -> Iterator[Any]:
         """Every result, the last one too.  ``timeout`` is seconds between two lines.
 
         Raise OperationalError: no daemon, no permission, no answer in time, or what the daemon answered with.
         """
         with self._connect(timeout) as connection:
-            connection.sendall(msgspec.json.encode(Request(request, arguments)) + b"\n")
+            try:
+                connection.sendall(msgspec.json.encode(Request(request, arguments)) + b"\n")
+            except OSError as error:
+                raise OperationalError(
+                    f"the daemon hung up: {error.strerror or 'no time'}", "it may be busy: try again"
+                ) from None
             with connection.makefile("rb") as lines:
                 while True:
                     response = self._read(lines.readline)

@@ -210,6 +210,19 @@ def test_a_socket_left_behind_is_replaced(run_dir: Path, client: ControlClient) 
         daemon.stop()
 
 
+def test_leftovers_are_removed_but_never_those_of_a_living_daemon(run_dir: Path, client: ControlClient) -> None:
+    client.remove_leftovers()
+    assert not run_dir.exists()
+    daemon = Daemon(run_dir)
+    client.remove_leftovers()
+    assert client.call("echo") == {}
+    daemon.stop()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(client.path))
+    client.remove_leftovers()
+    assert not client.path.exists()
+
+
 def test_without_a_daemon_the_client_says_how_to_start_one(client: ControlClient) -> None:
     assert not client.running()
     with pytest.raises(NotUpError, match="not up") as caught:
