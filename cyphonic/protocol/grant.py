@@ -158,11 +158,3 @@ def relayed_by(binding: Binding) -> Destination:
     """The way through a relay that has bound this node."""
     assert binding.relay_index is not None
     return Destination(binding.endpoint, encode_relayed(binding.relay_index))
-
-
-def is_local(endpoint: Endpoint) -> bool:
-    """Whether an endpoint is of a private network (RFC 1918, RFC 4193): there two nodes may share a LAN."""
-    if ":" in endpoint.host:
-        return endpoint.host.lower().startswith(("fc", "fd"))
-    first, second = (int(part) for part in endpoint.host.split(".")[:2])
-    return first == 10 or (first == 172 and 16 <= second < 32) or (first == 192 and second == 168)

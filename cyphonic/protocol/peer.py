@@ -24,7 +24,7 @@ from cyphonic.errors import NotAllowedError
 from cyphonic.protocol.attempt import GIVE_UP_AFTER, Attempt
 from cyphonic.protocol.binding import Binding
 from cyphonic.protocol.chance import Chance
-from cyphonic.protocol.grant import PathGrant, is_local, relayed_by
+from cyphonic.protocol.grant import PathGrant, relayed_by
 from cyphonic.protocol.handshake import (
     choose_suite,
     read_tunnel_request,
@@ -195,7 +195,7 @@ class Peer:
         self._grants[grant.path_id] = grant
         answering = self._answering
         for endpoint in grant.reachable():
-            lan = grant.first_path is FirstPath.LAN_AND_RELAYED and is_local(endpoint)
+            lan = grant.first_path is FirstPath.LAN_AND_RELAYED and endpoint.is_private
             candidate = self.paths.offer(Destination(endpoint), PathKind.LAN if lan else PathKind.DIRECT)
             if answering and candidate.verified is None:
                 self.paths.check(candidate, now)

@@ -42,9 +42,21 @@ class Whereabouts(NamedTuple):
             return None
         return Reach.OPEN if any(own.host == observed.host for own in self.candidates) else Reach.NAPT
 
-    def paths(self) -> list[Endpoint]:
-        """All endpoints that a peer may try: observed ones first, none twice, at most ten."""
-        return list(dict.fromkeys((*self.observed.values(), *self.candidates)))[:MAX_PATH_CANDIDATES]
+    def paths(self, peer: Whereabouts) -> list[Endpoint]:
+        """All endpoints that ``peer`` may try: observed ones first, none twice, at most ten.
+
+        Addresses of a private network are named to a peer behind the same NAPT only: to any other they would
+        mean some stranger in its own network, and tell what ours looks like.
+        """
+        own = [endpoint for endpoint in self.candidates if self._concerns(endpoint, peer)]
+        return list(dict.fromkeys((*self.observed.values(), *own)))[:MAX_PATH_CANDIDATES]
+
+    def _concerns(self, own: Endpoint, peer: Whereabouts) -> bool:
+        family = IPV6 if ":" in own.host else IPV4
+        seen, peer_seen = self.observed.get(family), peer.observed.get(family)
+        if not own.is_private or (seen is not None and own.host == seen.host):
+            return True
+        return seen is not None and peer_seen is not None and seen.host == peer_seen.host
 
 
 _ROWS: dict[tuple[Reach, Reach, bool], FirstPath] = {

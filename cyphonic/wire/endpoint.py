@@ -9,6 +9,12 @@ from typing import NamedTuple
 from cyphonic.errors import MalformedError
 
 
+_PRIVATE = tuple(
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+)
+
+
 class Endpoint(NamedTuple):
     """An underlay address and UDP port, as the socket calls take them."""
 
@@ -19,6 +25,12 @@ class Endpoint(NamedTuple):
     def family(self) -> socket.AddressFamily:
         """AF_INET or AF_INET6."""
         return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    @property
+    def is_private(self) -> bool:
+        """Of a network that uses addresses of its own: RFC 1918, RFC 6598 (carrier-grade NAT), RFC 4193."""
+        address = ipaddress.ip_address(self.host)
+        return any(address in network for network in _PRIVATE if network.version == address.version)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

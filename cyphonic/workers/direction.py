@@ -176,13 +176,13 @@ def _decide(
         path_key=setting.chance(32),
         first_path=decide_route(initiator, responder),
         relays=_choose_relays(setting.fleet, initiator, responder),
-        initiator=_end(sender.record.node_id, sender.record.certificate, initiator),
-        responder=_end(target.record.node_id, target.record.certificate, responder),
+        initiator=_end(sender.record.node_id, sender.record.certificate, initiator, responder),
+        responder=_end(target.record.node_id, target.record.certificate, responder, initiator),
     )
 
 
-def _end(node_id: bytes, certificate: bytes, whereabouts: Whereabouts) -> End:
-    candidates = [endpoint.encode() for endpoint in whereabouts.paths()]
+def _end(node_id: bytes, certificate: bytes, whereabouts: Whereabouts, peer: Whereabouts) -> End:
+    candidates = [endpoint.encode() for endpoint in whereabouts.paths(peer)]
     return End(node_id, certificate, candidates, sorted(whereabouts.observed))
 
 

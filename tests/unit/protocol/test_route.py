@@ -51,12 +51,19 @@ def test_the_first_path_is_the_best_that_a_common_family_offers(
 
 
 def test_observed_endpoints_come_first_and_none_twice() -> None:
-    assert BEHIND_A_WITH_6.paths() == [NAPT_A, V6_A, LOCAL_A]
+    assert BEHIND_A_WITH_6.paths(BEHIND_A_WITH_6) == [NAPT_A, V6_A, LOCAL_A]
+
+
+def test_private_addresses_are_named_behind_the_same_napt_only() -> None:
+    stranger = Whereabouts({4: NAPT_B, 6: V6_A}, [Endpoint("192.168.1.77", 4000)])
+    assert BEHIND_A_WITH_6.paths(stranger) == [NAPT_A, V6_A]
+    open_within = Whereabouts({4: LOCAL_A}, [LOCAL_A])
+    assert open_within.paths(stranger) == [LOCAL_A]
 
 
 def test_at_most_ten_endpoints_are_given() -> None:
     many = [Endpoint("192.168.1.10", port) for port in range(1, 20)]
-    assert len(Whereabouts({4: NAPT_A, 6: V6_A}, many).paths()) == 10
+    assert len(Whereabouts({4: NAPT_A, 6: V6_A}, many).paths(BEHIND_A_WITH_6)) == 10
 
 
 def test_only_candidates_that_a_peer_may_be_sent_to_are_kept() -> None:
