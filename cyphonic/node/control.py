@@ -31,6 +31,7 @@ from cyphonic.errors import (
     PeerUnreachableError,
     PolicyDeniedError,
 )
+from cyphonic.logs import pairs
 from cyphonic.node.loop import Callback, Loop
 
 _log = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ class ControlServer:
         except OperationalError as error:
             reply.fail(error)
         except Exception:  # noqa: BLE001 - a defect behind one request must not end every tunnel
-            _log.exception("request=%s failed", request.request)
+            _log.exception("a request failed", extra=pairs(request=request.request))
             reply.fail(OperationalError("the daemon failed at this request", "its log says why"))
 
     def forget(self, connection: _Connection) -> None:

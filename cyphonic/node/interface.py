@@ -18,6 +18,7 @@ from pyroute2 import IPRoute  # type: ignore[import-untyped]  # the package ship
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
 from cyphonic.errors import OperationalError
+from cyphonic.logs import pairs
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Interface:
                 self._remove_addresses(route, index, keep=set())
                 route.link("set", index=index, state="down")  # routes go with it
         except OperationalError as error:
-            _log.debug("device=%s nothing to remove: %s", self.name, error.message)
+            _log.debug("nothing to remove", extra=pairs(device=self.name, error=error.message))
 
     def _index(self, route: IPRoute) -> int:
         found = route.link_lookup(ifname=self.name)
@@ -103,13 +104,15 @@ class Interface:
         base = Path("/proc/sys/net/ipv6/conf") / self.name
         if not base.is_dir():
             if enabled:
-                _log.warning("device=%s this kernel has no IPv6: only the IPv4 virtual address works", self.name)
+                _log.warning(
+                    "no IPv6 in this kernel: only the IPv4 virtual address works", extra=pairs(device=self.name)
+                )
             return
         for key, value in (("disable_ipv6", "0" if enabled else "1"), ("addr_gen_mode", "1"), ("accept_ra", "0")):
             try:
                 (base / key).write_text(value)
             except OSError as error:  # /proc/sys is read-only in many containers
-                _log.debug("device=%s %s not set: %s", self.name, key, error)
+                _log.debug("a sysctl was not set", extra=pairs(device=self.name, key=key, error=error))
 
 
 def _destination(route: object) -> Network | None:
@@ -125,6 +128,8 @@ def _netlink(what: str) -> Iterator[IPRoute]:
     except NetlinkError as error:
         hint = "run as root: sudo cyphonic up" if error.code in (errno.EPERM, errno.EACCES) else ""
         raise OperationalError(f"{what}: {error}", hint) from None
+    except OSError as error:
+        raise OperationalError(f"{what}: {error.strerror}") from None
 
 
 @contextlib.contextmanager

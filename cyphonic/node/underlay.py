@@ -8,18 +8,26 @@ when its buffer is full).
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute  # type: ignore[import-untyped]  # the package ships no types
+from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
+from cyphonic.logs import pairs
 from cyphonic.node.loop import Loop, Timer
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.registration import MAX_CANDIDATES
 
 DEBOUNCE = 0.05
 """Seconds from the first netlink message to the reading: a new address comes with several messages."""
+
+RETRY = 0.5
+"""Seconds after a reading that the kernel broke off."""
+
+_log = logging.getLogger(__name__)
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _RT_TABLE_MAIN = 254
@@ -132,7 +140,12 @@ class UnderlayMonitor:
             self._timer = self._loop.call_later(DEBOUNCE, self._reread)
 
     def _reread(self) -> None:
-        underlay = self._read_now()
+        try:
+            underlay = self._read_now()
+        except (NetlinkError, OSError) as error:  # changed while it was read, or no memory: soon again
+            _log.debug("the underlay cannot be read now", extra=pairs(error=error))
+            self._timer = self._loop.call_later(RETRY, self._reread)
+            return
         if underlay != self.current:
             self.current = underlay
             self._on_change(underlay)

@@ -117,3 +117,28 @@ def test_the_monitor_tells_of_an_address_that_comes_and_goes_and_of_nothing_else
             monitor.close()
 
     isolated(body)
+
+
+def test_a_reading_that_the_kernel_breaks_off_is_repeated() -> None:
+    readings: list[Underlay | OSError] = [
+        Underlay(frozenset(), (), ()),
+        OSError("dump interrupted"),
+        Underlay(frozenset({V4}), ("192.0.2.1",), ()),
+    ]
+
+    def read(_device: str, *, allow_loopback: bool) -> Underlay:
+        reading = readings.pop(0)
+        if isinstance(reading, OSError):
+            raise reading
+        return reading
+
+    told: list[Underlay] = []
+    with Loop() as loop:
+        monitor = UnderlayMonitor(loop, "cyphonic0", told.append, read=read)
+        monitor.start()
+        monitor._arrived()
+        deadline = loop.clock() + 10
+        while not told and loop.clock() < deadline:
+            loop.turn(longest=1.0)
+        monitor.close()
+    assert told == [Underlay(frozenset({V4}), ("192.0.2.1",), ())]
