@@ -22,7 +22,7 @@ from cyphonic.lab.build import Lab, termination_raises
 from cyphonic.lab.deployment import Deployment
 from cyphonic.lab.measure import Agent, MeasurementError, Reached, RoundTrip, Transferred
 from cyphonic.lab.tools import LabError
-from cyphonic.lab.topology import Host, load_topology
+from cyphonic.lab.topology import load_topology
 
 FIRST_ANSWER_TIMEOUT = 12.0
 SETTLE_TIMEOUT = 5.0
@@ -34,6 +34,8 @@ TRANSFER_SIZE = 10_000_000
 """Bytes."""
 PIPE_WIDTH = 160
 """Columns, where no terminal says how wide it is."""
+WIDE = 140
+"""Columns that all details need."""
 DIRECT = frozenset({"direct", "lan"})
 
 
@@ -107,8 +109,8 @@ class Demo:
         result.round_trip = agent.ping(result.reached.address)
         result.transferred = agent.transfer(name, TRANSFER_SIZE, TRANSFER_TIMEOUT)
         self._note_path(result, name)
-        if self._families_meet(result) and result.settled not in DIRECT:
-            raise MeasurementError(f"stayed {result.settled}, but the two have an address family in common")
+        if self._can_be_direct(result) and result.settled not in DIRECT:
+            raise MeasurementError(f"the path stayed {result.settled}, but between these two it can be direct")
 
     def _make_cold(self, *nodes: str) -> None:
         for node in nodes:
@@ -116,12 +118,13 @@ class Demo:
         self._lab.flush_nats()
         for node in nodes:
             # A NAT that has forgotten all lets the cloud through again once the node has spoken to it.  Left alone
-            # that is its next keepalive, up to 20 s from now; a question for nobody does the same at once.
+            # that is its next keepalive, up to 20 s from now; a question for nobody does the same at once.  (Not
+            # behind a symmetric NAT: there only a keepalive tells the cloud the new port.)
             self.deployment.speak_to_cloud(node)
 
     def _settle(self, result: PairResult, name: str) -> None:
         """Wait until the path is the best that there can be, or for SETTLE_TIMEOUT."""
-        deadline = time.monotonic() + (SETTLE_TIMEOUT if self._families_meet(result) else 0.0)
+        deadline = time.monotonic() + (SETTLE_TIMEOUT if self._can_be_direct(result) else 0.0)
         self._note_path(result, name)
         while result.settled not in DIRECT and time.monotonic() < deadline:
             time.sleep(SETTLE_POLL)
@@ -137,10 +140,9 @@ class Demo:
                 return dict(peer)
         raise MeasurementError(f"{node} does not list {name} among its peers")
 
-    def _families_meet(self, result: PairResult) -> bool:
-        ends = (self._lab.topology.host(result.initiator), self._lab.topology.host(result.responder))
-        first, second = (_families(end) for end in ends)
-        return bool(first & second)
+    def _can_be_direct(self, result: PairResult) -> bool:
+        topology = self._lab.topology
+        return topology.can_be_direct(topology.host(result.initiator), topology.host(result.responder))
 
 
 def run_demo(console: Console, topology: str = "demo") -> bool:
@@ -163,7 +165,7 @@ def run_demo(console: Console, topology: str = "demo") -> bool:
                     console.print(f"{elapsed:6.1f} s  {number:2}/{len(pairs)}  {_line(result)}", soft_wrap=True)
         finally:
             demo.close()
-    console.print(results_table(results))
+    console.print(results_table(results, console.width))
     good = sum(not result.failure for result in results)
     console.print(f"{good} of {len(results)} pairs in {time.monotonic() - began:.0f} s; nothing is left behind")
     return good == len(results)
@@ -188,10 +190,6 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[str, int], Non
         yield advance
 
 
-def _families(host: Host) -> set[int]:
-    return {address.version for address in host.attachment.addresses}
-
-
 def _line(result: PairResult) -> str:
     """One pair in a line, while the others are still to come."""
     if result.failure:
@@ -203,31 +201,40 @@ def _line(result: PairResult) -> str:
     return f"{result.name}: {way}; first answer after {result.reached.answered * 1000:.0f} ms; {rate} Mbit/s"
 
 
-def results_table(results: list[PairResult]) -> Table:
-    """What was measured, or how far each pair came."""
-    table = Table(title="Every ordered pair, from cold", title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("pair", "first path", "settled path", "why"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("first answer", "ping RTT", "10 MB TCP", "SHA-256"):
-        table.add_column(heading, justify="right")
+def results_table(results: list[PairResult], width: int) -> Table:
+    """What was measured, or how far each pair came; with fewer details below WIDE columns."""
+    wide = width >= WIDE
+    title = "Every ordered pair, from cold"
+    padding = (0, 1) if wide else (0, 1, 0, 0)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
+    for heading in ("pair", "first", "settled"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("why", min_width=10)
+    for heading in ("first answer" if wide else "answer", "ping RTT" if wide else "RTT", "10 MB TCP, SHA-256"):
+        table.add_column(heading, justify="right", no_wrap=heading[:1] != "1")
     for result in results:
-        table.add_row(*_cells(result))
+        table.add_row(*_cells(result, wide))
     return table
 
 
-def _cells(result: PairResult) -> list[str]:
+def _cells(result: PairResult, wide: bool) -> list[str]:
     reached, round_trip, transferred = result.reached, result.round_trip, result.transferred
-    settled = f"{result.settled} {result.endpoint}".strip()
     return [
         result.name,
         result.first or "-",
-        settled or "-",
+        f"{result.settled} {result.endpoint if wide else ''}".strip() or "-",
         f"FAILED: {result.failure}" if result.failure else result.why,
         f"{reached.answered * 1000:.0f} ms" if reached else "-",
         f"{round_trip.rtt * 1000:.2f} ms" if round_trip else "-",
-        f"{transferred.seconds:.2f} s, {_rate(transferred)} Mbit/s" if transferred else "-",
-        f"equal {transferred.sha256[:8]}" if transferred else "-",
+        _transfer_cell(transferred, wide) if transferred else "-",
     ]
+
+
+def _transfer_cell(transferred: Transferred, wide: bool) -> str:
+    rate = f"{_rate(transferred)} Mbit/s"
+    if wide:
+        return f"{transferred.seconds:.2f} s, {rate}, equal {transferred.sha256[:8]}"
+    return f"{rate}, equal"
 
 
 def _rate(transferred: Transferred) -> str:

@@ -131,6 +131,30 @@ class Topology:
         """The host of that name; raise KeyError."""
         return {host.name: host for host in self.hosts}[name]
 
+    def nat_before(self, host: Host) -> Router | None:
+        """The router that translates this host's IPv4, None when nobody does."""
+        serving = {attachment.network: router for router in self.routers for attachment in router.serves}
+        router = serving.get(host.attachment.network)
+        while router is not None and router.nat is NatKind.NONE:
+            router = serving.get(router.uplink.network) if router.uplink is not None else None
+        return router
+
+    def can_be_direct(self, first: Host, second: Host) -> bool:
+        """Whether two hosts can reach each other without a relay, by punching holes where need be (RFC 5128 §3).
+
+        Not without an address family in common, and not when one NAT takes a new port for each destination while
+        the other lets in only ports that it knows.
+        """
+        if first.attachment.ipv6 is not None and second.attachment.ipv6 is not None:
+            return True
+        if first.attachment.ipv4 is None or second.attachment.ipv4 is None:
+            return False
+        nats = self.nat_before(first), self.nat_before(second)
+        kinds = {nat.nat for nat in nats if nat is not None}
+        if nats[0] is nats[1] or None in nats or NatKind.SYMMETRIC not in kinds:
+            return True
+        return bool(kinds - {NatKind.SYMMETRIC, NatKind.PORT_RESTRICTED})
+
     def of_role(self, role: Role) -> tuple[Host, ...]:
         """Hosts in file order."""
         return tuple(host for host in self.hosts if host.role is role)

@@ -19,9 +19,9 @@ GOOD = PairResult(
 BAD = PairResult("home-a", "six", failure="six does not answer", first="relayed")
 
 
-def printed(*results: PairResult) -> str:
+def printed(*results: PairResult, width: int = PIPE_WIDTH) -> str:
     file = io.StringIO()
-    Console(file=file, width=PIPE_WIDTH).print(results_table(list(results)))
+    Console(file=file, width=width).print(results_table(list(results), width))
     return file.getvalue()
 
 
@@ -35,6 +35,12 @@ def test_a_pair_shows_all_that_was_measured() -> None:
         "0.50 s, 160 Mbit/s",
         "equal c0ffee00",
     ):
+        assert text in row
+
+
+def test_a_narrow_terminal_shows_every_pair_in_one_line_of_figures() -> None:
+    row = next(line for line in printed(GOOD, width=80).splitlines() if "home-a → home-b" in line)
+    for text in ("relayed", "direct", "62 ms", "1.23 ms", "160 Mbit/s", "equal"):
         assert text in row
 
 

@@ -100,6 +100,30 @@ def test_every_packaged_topology_is_sound(name: str) -> None:
     assert load_topology(name).name == name
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "direct"),
+    [
+        ("full-cone", "full-cone-two", True),
+        ("full-cone", "symmetric", True),
+        ("address-restricted", "symmetric", True),
+        ("port-restricted", "address-restricted", True),
+        ("port-restricted", "symmetric", False),
+        ("symmetric", "port-restricted", False),
+        ("symmetric", "stranger", True),
+    ],
+)
+def test_two_nats_say_whether_a_hole_can_be_punched(first: str, second: str, direct: bool) -> None:
+    topology = load_topology("nats")
+    assert topology.can_be_direct(topology.host(first), topology.host(second)) == direct
+
+
+def test_without_a_common_address_family_nothing_is_direct() -> None:
+    demo = load_topology("demo")
+    hosts = {host.name: host for host in demo.hosts}
+    direct = {name for name in hosts if demo.can_be_direct(hosts["six"], hosts[name])}
+    assert direct == {"six", "dual", "cloud"}
+
+
 def test_the_demo_has_a_cloud_and_five_different_nodes() -> None:
     topology = load_topology("demo")
     assert len(topology.of_role(Role.CLOUD)) == 1
