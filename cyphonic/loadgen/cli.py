@@ -9,6 +9,7 @@ from contextlib import closing
 
 import click
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -82,25 +83,18 @@ def make_nodes(bundle: Bundle, prefix: str, count: int) -> list[SimulatedNode]:
 def print_report(report: LoadReport) -> None:
     """A table for people."""
     load = f"{report.rate_wanted:g}/s wanted" if report.rate_wanted else f"{report.window} under way"
-    table = Table(title=f"{report.scenario}: {report.nodes} nodes, {report.duration:.1f} s, {load}")
+    table = Table(
+        title=f"{report.scenario}: {report.nodes} nodes, {report.duration:.1f} s, {load}", box=SIMPLE_HEAD
+    )
+    table.title_justify = "left"
     table.add_column("transaction")
-    for heading in (
-        "per second",
-        "completed",
-        "refused",
-        "gave up",
-        "resent",
-        "p50 ms",
-        "p90 ms",
-        "p99 ms",
-        "max ms",
-    ):
-        table.add_column(heading, justify="right")
+    for heading in ("/s", "done", "refused", "gave up", "resent", "p50 ms", "p90 ms", "p99 ms", "max ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for kind, row in report.transactions.items():
         counts = (row.completed, row.refused, row.gave_up, row.resends)
         latencies = (row.p50_ms, row.p90_ms, row.p99_ms, row.max_ms)
         table.add_row(kind, f"{row.rate:,.0f}", *map(str, counts), *(f"{latency:.2f}" for latency in latencies))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(table)
     drops = ", ".join(f"{reason} {count}" for reason, count in report.drops.items()) or "nothing"
     console.print(f"generator: {report.generator_cpu_us:.0f} µs of CPU a transaction; dropped: {drops}")

@@ -29,6 +29,7 @@ LOGIN_WINDOW = 32
 """Logins under way while the nodes join: each costs the AS some ten key exchanges."""
 JOIN_PATIENCE = 20.0
 """Seconds without any progress after which joining has failed."""
+REUSABLE_KEY = "load needs a living, reusable enrolment key: cyphonic admin key create --reusable -o FILE"
 IDLE_WAIT = 0.05
 PROGRESS_INTERVAL = 1.0
 TAIL = 2.0
@@ -202,9 +203,10 @@ class Generator:
     def _check_refusals(self) -> None:
         for outcome in self.traffic.outcomes:
             if outcome is not LoginOutcome.ACCEPTED:
+                named = outcome in (LoginOutcome.NAME_INVALID, LoginOutcome.NAME_TAKEN)
                 raise NotEnrolledError(
                     f"the AS refused a simulated node: {outcome.name.lower().replace('_', ' ')}",
-                    "load needs a reusable enrolment key: cyphonic admin key create --reusable -o FILE",
+                    "choose another --prefix" if named else REUSABLE_KEY,
                 )
 
 
