@@ -204,14 +204,18 @@ def _line(result: PairResult) -> str:
 def results_table(results: list[PairResult], width: int) -> Table:
     """What was measured, or how far each pair came; with fewer details below WIDE columns."""
     wide = width >= WIDE
-    title = "Every ordered pair, from cold"
-    padding = (0, 1) if wide else (0, 1, 0, 0)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
+    table = Table(
+        title="Every ordered pair, from cold",
+        title_justify="left",
+        box=box.SIMPLE_HEAD if wide else None,
+        padding=(0, 1) if wide else (0, 1, 0, 0),
+        pad_edge=False,
+    )
     for heading in ("pair", "first", "settled"):
         table.add_column(heading, no_wrap=True)
     table.add_column("why", min_width=10)
     for heading in ("first answer" if wide else "answer", "ping RTT" if wide else "RTT", "10 MB TCP, SHA-256"):
-        table.add_column(heading, justify="right", no_wrap=heading[:1] != "1")
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         table.add_row(*_cells(result, wide))
     return table
