@@ -182,8 +182,7 @@ class Daemon:
             elif isinstance(event, LoginRefused):
                 self._refused(event)
             elif isinstance(event, SelfRevoked):
-                self._error = REFUSALS[LoginOutcome.NODE_REVOKED]
-                self._refuse(NotEnrolledError(self._error, _REFUSAL_HINT))
+                self._revoked()
             elif isinstance(event, CloudUnreachable):
                 self._error = f"{event.what} does not answer ({event.reason.replace('_', ' ')})"
                 _log.warning(self._error)
@@ -220,7 +219,15 @@ class Daemon:
             reply.done(self._progress())
         self._joining.clear()
 
+    def _revoked(self) -> None:
+        self._error = REFUSALS[LoginOutcome.NODE_REVOKED]
+        self._save(msgspec.structs.replace(self._state, revoked=True))
+        self._refuse(NotEnrolledError(self._error, _REFUSAL_HINT))
+
     def _refused(self, event: LoginRefused) -> None:
+        if event.outcome is LoginOutcome.NODE_REVOKED:
+            self._revoked()
+            return
         text = REFUSALS[event.outcome]
         name = event.outcome in (LoginOutcome.NAME_TAKEN, LoginOutcome.NAME_INVALID)
         self._error = text

@@ -29,7 +29,7 @@ def enrol(state_file: StateFile, bundle: Bundle | None, name: str, hostname: str
     """Make or find the identity, and see to it that it is on disk: the key must be there before the first login.
 
     ``name`` is the wanted one (empty: the bundle's, else the host's).  A bundle of the cloud that this node belongs
-    to keeps its identity; one of another cloud makes a new one, and the old one is kept aside.
+    to keeps its identity, unless that was revoked; else a new one is made, and the old one is kept aside.
     Raise NotEnrolledError without bundle and identity; ConfigurationError for a name that no node can have.
     """
     if name:
@@ -44,7 +44,7 @@ def enrol(state_file: StateFile, bundle: Bundle | None, name: str, hostname: str
         return Enrolment(_rename(state_file, known, name))
     cloud = KnownCloud.from_bundle(bundle)
     wanted = name or bundle.name
-    if known is not None and known.cloud.as_key == cloud.as_key:
+    if known is not None and known.cloud.as_key == cloud.as_key and not known.revoked:
         state = msgspec.structs.replace(known, cloud=cloud)
         if wanted and not known.fqdn:
             state = msgspec.structs.replace(state, name=wanted)

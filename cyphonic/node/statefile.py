@@ -54,6 +54,8 @@ class NodeState(msgspec.Struct, frozen=True):
     """Empty before the first login."""
     stamp: int = 0
     """Nanoseconds: the highest stamp of a login or tunnel request so far."""
+    revoked: bool = False
+    """The cloud has said that this identity is out, for good: another bundle makes a new one."""
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -116,3 +116,12 @@ def test_a_name_that_no_node_can_have_is_refused_before_anything_is_made(
 )
 def test_a_hosts_name_is_made_fit(hostname: str, name: str) -> None:
     assert name_of_host(hostname) == name
+
+
+def test_a_revoked_identity_is_replaced_by_the_next_bundle(file: StateFile) -> None:
+    chance = Chance()
+    first = enrol(file, BUNDLE, "", "host", chance)
+    file.save(msgspec.structs.replace(first.state, revoked=True))
+    second = enrol(file, BUNDLE, "", "host", chance)
+    assert second.state.secret != first.state.secret
+    assert not second.state.revoked
