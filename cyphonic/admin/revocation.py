@@ -15,7 +15,7 @@ from cyphonic.protocol.distribution import seal_distribution
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.site import Site, SiteKeys
 from cyphonic.state.fleet import Fleet
-from cyphonic.wire.header import IDENTIFIER_LENGTH, MessageType
+from cyphonic.wire.header import MessageType
 from cyphonic.wire.revocation import RevocationOrder
 
 REPEAT = 0.5
@@ -62,6 +62,13 @@ def drive(
     return Drive(reachable - waiting, waiting, concerned - reachable)
 
 
+def seal_order(nms: KeyPair, node_id: bytes, chance: Chance) -> bytes:
+    """The job that makes NMS workers tell of a revocation: sealed from the NMS to itself, as their own are."""
+    return seal_distribution(
+        MessageType.REVOCATION_ORDER, node_id, RevocationOrder(node_id), nms, nms.public, chance
+    )
+
+
 class OrderPipe:
     """The administrator's way into the pipeline: it reports to frontends as a worker does that serves nothing.
 
@@ -69,9 +76,7 @@ class OrderPipe:
     """
 
     def __init__(self, context: Context, site: Site, fleet: Fleet, chance: Chance, now: float) -> None:
-        keys = SiteKeys(site.keys_dir)
-        self._as_key: KeyPair = keys.as_key()
-        self._nms_public = keys.nms_public()
+        self._nms = SiteKeys(site.keys_dir).nms_key()
         self._chance = chance
         instance = new_instance(chance)
         self._pipe = WorkerPipe(context, instance, (), ipc_endpoint(site.pipeline_dir, f"admin-{instance}"))
@@ -86,15 +91,8 @@ class OrderPipe:
         )
 
     def order(self, node_id: bytes) -> None:
-        """Send one RevocationOrder, through whichever frontend takes it."""
-        job = seal_distribution(
-            MessageType.REVOCATION_ORDER,
-            self._chance(IDENTIFIER_LENGTH),
-            RevocationOrder(node_id),
-            self._as_key,
-            self._nms_public,
-            self._chance,
-        )
+        """Send one RevocationOrder by every frontend: to tell twice does no harm, and any one may just be going."""
+        job = seal_order(self._nms, node_id, self._chance)
         for frontend in self._pipe.frontends:
             self._pipe.report(frontend, forwards=[job])
 

@@ -192,8 +192,7 @@ def nms(operator: Operator, redis_server: RedisServer) -> Iterator[list[bytes]]:
     ordered: list[bytes] = []
     stop = threading.Event()
     site = operator.site()
-    site_keys = SiteKeys(site.keys_dir)
-    nms_key, as_public = site_keys.nms_key(), site_keys.as_public()
+    nms_key = SiteKeys(site.keys_dir).nms_key()
     context = new_context()
     pipe = FrontendPipe(context, ipc_endpoint(site.pipeline_dir, new_instance(os.urandom)))
 
@@ -202,7 +201,7 @@ def nms(operator: Operator, redis_server: RedisServer) -> Iterator[list[bytes]]:
             _run_frontend(store, pipe.endpoint)
             while not stop.wait(0.01):
                 for job in [job for report in pipe.reports() for job in report.forwards]:
-                    _, order = open_distribution(job, nms_key, as_public)
+                    _, order = open_distribution(job, nms_key, nms_key.public)
                     assert isinstance(order, RevocationOrder)
                     if order.node_id in ordered:
                         store.run(("DEL", keys.nms_revocation(order.node_id)))

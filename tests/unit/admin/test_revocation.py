@@ -1,8 +1,13 @@
 """Driving a revocation, in virtual time."""
 
+import random
 from collections.abc import Callable
 
-from cyphonic.admin.revocation import PATIENCE, REPEAT, Drive, drive
+from cyphonic.admin.revocation import PATIENCE, REPEAT, Drive, drive, seal_order
+from cyphonic.protocol.distribution import open_distribution
+from cyphonic.protocol.keys import KeyPair
+from cyphonic.wire.revocation import RevocationOrder
+from cyphonic.workers import revocation, setting
 
 REVOKED, NEAR, FAR, ASLEEP = (bytes([number]) * 16 for number in range(4))
 
@@ -54,3 +59,14 @@ def test_a_node_without_live_peers_costs_no_order() -> None:
     cloud = Cloud({})
     assert cloud.run() == Drive(frozenset(), frozenset(), frozenset())
     assert cloud.orders == 0
+
+
+def test_a_worker_opens_our_orders_as_it_opens_those_of_other_workers() -> None:
+    chance = random.Random(1).randbytes
+    nms = KeyPair.generate(chance)
+    own = setting.ManagementKeys(nms, b"", b"", b"")
+    theirs = revocation.order(own, REVOKED, chance).datagram
+    for job in (theirs, seal_order(nms, REVOKED, chance)):
+        header, body = open_distribution(job, nms, nms.public)
+        assert body == RevocationOrder(REVOKED)
+        assert header.transaction_id == REVOKED
