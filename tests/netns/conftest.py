@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cyphonic.lab.build import Lab
+from cyphonic.lab.deployment import Deployment
 from cyphonic.lab.namespace import ETC_DIRECTORY, NETNS_DIRECTORY
 from cyphonic.lab.record import RECORDS
 from cyphonic.lab.tools import missing_packages
@@ -51,6 +52,19 @@ def make_lab(laboratory_ground: None) -> Iterator[LabMaker]:
             return stack.enter_context(Lab(topology))
 
         yield make
+
+
+@pytest.fixture
+def deploy(make_lab: LabMaker) -> Callable[[str], Deployment]:
+    """As ``make_lab``, with the cloud running and every node joined."""
+
+    def make(source: str) -> Deployment:
+        deployment = Deployment(make_lab(source))
+        deployment.start_cloud()
+        deployment.join(*deployment.nodes)
+        return deployment
+
+    return make
 
 
 @pytest.fixture(scope="module")
