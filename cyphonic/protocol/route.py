@@ -54,7 +54,7 @@ class Whereabouts(NamedTuple):
     def _concerns(self, own: Endpoint, peer: Whereabouts) -> bool:
         family = IPV6 if ":" in own.host else IPV4
         seen, peer_seen = self.observed.get(family), peer.observed.get(family)
-        if not own.is_private or (seen is not None and own.host == seen.host):
+        if (seen is not None and own.host == seen.host) or not own.is_private:
             return True
         return seen is not None and peer_seen is not None and seen.host == peer_seen.host
 

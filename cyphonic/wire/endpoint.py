@@ -8,11 +8,8 @@ from typing import NamedTuple
 
 from cyphonic.errors import MalformedError
 
-
-_PRIVATE = tuple(
-    ipaddress.ip_network(network)
-    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
-)
+_PRIVATE_IPV4 = ((0x0A, 24), (0xAC1, 20), (0xC0A8, 16), (0x0191, 22))
+"""Leading bits, and how many follow: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10."""
 
 
 class Endpoint(NamedTuple):
@@ -29,8 +26,11 @@ class Endpoint(NamedTuple):
     @property
     def is_private(self) -> bool:
         """Of a network that uses addresses of its own: RFC 1918, RFC 6598 (carrier-grade NAT), RFC 4193."""
-        address = ipaddress.ip_address(self.host)
-        return any(address in network for network in _PRIVATE if network.version == address.version)
+        packed = socket.inet_pton(self.family, self.host)
+        if len(packed) == 16:
+            return packed[0] & 0xFE == 0xFC
+        value = int.from_bytes(packed, "big")
+        return any(value >> rest == prefix for prefix, rest in _PRIVATE_IPV4)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

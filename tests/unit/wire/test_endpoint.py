@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 import pytest
@@ -58,3 +59,21 @@ def test_text_that_is_no_endpoint_is_refused_with_a_reason(text: str) -> None:
 def test_bytes_that_are_no_endpoint_are_refused(data: bytes) -> None:
     with pytest.raises(MalformedError, match="bad_endpoint"):
         Endpoint.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ("10.0.0.0", "10.255.255.255"),
+        ("172.16.0.0", "172.31.255.255"),
+        ("192.168.0.0", "192.168.255.255"),
+        ("100.64.0.0", "100.127.255.255"),
+        ("fc00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ],
+)
+def test_private_networks_are_private_from_their_first_to_their_last_address(first: str, last: str) -> None:
+    assert Endpoint(first, 1).is_private
+    assert Endpoint(last, 1).is_private
+    before, after = ipaddress.ip_address(first) - 1, ipaddress.ip_address(last) + 1
+    assert not Endpoint(str(before), 1).is_private
+    assert not Endpoint(str(after), 1).is_private
