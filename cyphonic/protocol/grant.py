@@ -15,7 +15,7 @@ from cyphonic.protocol.limits import HOLE_PUNCH_COUNT, HOLE_PUNCH_INTERVAL, RELA
 from cyphonic.protocol.mac import append_path_mac, path_mac_key
 from cyphonic.protocol.outbox import Outbox
 from cyphonic.protocol.paths import Destination
-from cyphonic.wire.direction import FirstPath, Role, RouteDirection
+from cyphonic.wire.direction import FirstPath, RelayGrant, Role, RouteDirection
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import encode_relayed
 from cyphonic.wire.tunnel import HolePunch
@@ -51,8 +51,7 @@ class PathGrant:
         self.bindings = [
             Binding(relay, direction.path_id, self.role, endpoint, chance)
             for relay in direction.relays
-            for endpoint in [Endpoint.decode(data) for data in relay.endpoints]
-            if endpoint.family in families
+            if (endpoint := _reachable(relay, families)) is not None
         ]
         self.fallback_at = now + RELAY_FALLBACK
         """When relay and hole punching start, unless the direct path has answered."""
@@ -152,6 +151,12 @@ class PathGrant:
 
     def _flush(self, binding: Binding) -> None:
         self._outbox.datagrams.extend(binding.datagrams_to_send())
+
+
+def _reachable(relay: RelayGrant, families: frozenset[AddressFamily]) -> Endpoint | None:
+    """One endpoint of a relay: a role is bound from one source only."""
+    endpoints = (Endpoint.decode(data) for data in relay.endpoints)
+    return next((endpoint for endpoint in endpoints if endpoint.family in families), None)
 
 
 def relayed_by(binding: Binding) -> Destination:

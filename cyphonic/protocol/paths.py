@@ -227,7 +227,9 @@ class Paths:
         elif candidate.kind < self.kind(self.current):
             self.use(candidate.destination, "a better path answered", now)
         elif self._follows(candidate, now):
-            self.use(candidate.destination, "the peer moved", now)
+            # Another binding at a relay is no move: what made this pair relayed still holds.
+            why = self.why if candidate.kind is PathKind.RELAYED else "the peer moved"
+            self.use(candidate.destination, why, now)
 
     def _follows(self, candidate: Candidate, now: float) -> bool:
         assert self.current is not None
