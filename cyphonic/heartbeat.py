@@ -1,6 +1,6 @@
-"""A thread that announces this process to the fleet about once a second and reads who else is there.
+"""A thread that announces this process to the fleet about once a second.
 
-Redis being away is no reason to stop: the last known fleet stays, and the log says so once.
+Redis being away is no reason to stop; the log says so once, and what to do about it.
 """
 
 from __future__ import annotations
@@ -47,16 +47,17 @@ class Heartbeat:
                 self._note(self._try(lambda: announce(store, self._member())))
             self._try(lambda: withdraw(store, self._member().instance))
 
-    def _try(self, action: Callable[[], None]) -> str:
+    def _try(self, action: Callable[[], None]) -> StoreUnavailableError | None:
         try:
             action()
         except StoreUnavailableError as error:
-            return error.message
-        return ""
+            return error
+        return None
 
-    def _note(self, failure: str) -> None:
-        if failure and self.store_available:
-            _log.warning("heartbeat failed, going on with the last known fleet", extra=pairs(reason=failure))
-        elif not failure and not self.store_available:
-            _log.info("heartbeat works again")
-        self.store_available = not failure
+    def _note(self, failure: StoreUnavailableError | None) -> None:
+        if failure is not None and self.store_available:
+            fields = pairs(reason=failure.message, hint=failure.hint)
+            _log.warning("Redis is away, going on unannounced", extra=fields)
+        elif failure is None and not self.store_available:
+            _log.info("Redis is back")
+        self.store_available = failure is None

@@ -128,7 +128,7 @@ class WorkerThread:
         try:
             outcome = self._dispatcher.handle(jobs, self._store, self._wall_clock(), self._fleet)
         except StoreUnavailableError as error:
-            self._note(error.message)
+            self._note(error)
             self._drops["store_unavailable"] += len(jobs)
             self._pipe.complete(batches)
             return
@@ -145,23 +145,24 @@ class WorkerThread:
         try:
             results = self._store.round_trip(commands)
         except StoreUnavailableError as error:
-            self._note(error.message)
+            self._note(error)
             return
         if refused := [result for result in results if isinstance(result, Exception)]:
-            self._note(str(refused[0]))
+            self._note(StoreUnavailableError(f"Redis refuses a command: {refused[0]}", "see the log of Redis"))
             return
-        self._note("")
+        self._note(None)
         self._fleet = decode_fleet(results[1])
         self._pipe.update_fleet([_address(member) for member in self._fleet.frontends], now)
         if self._serves_nms and results[2]:
             self._work(self._dispatcher.revocation_orders(results[2]))
 
-    def _note(self, failure: str) -> None:
-        if failure and self._store_available:
-            _log.warning("Redis is away, going on with the last known fleet", extra=pairs(reason=failure))
-        elif not failure and not self._store_available:
+    def _note(self, failure: StoreUnavailableError | None) -> None:
+        if failure is not None and self._store_available:
+            fields = pairs(reason=failure.message, hint=failure.hint)
+            _log.warning("Redis is away, going on with the last known fleet", extra=fields)
+        elif failure is None and not self._store_available:
             _log.info("Redis is back")
-        self._store_available = not failure
+        self._store_available = failure is None
 
 
 def _address(member: FrontendMember) -> FrontendAddress:
