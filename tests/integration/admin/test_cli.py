@@ -187,7 +187,7 @@ def test_nothing_happens_to_a_node_without_a_yes(operator: Operator, store: Stor
 
 
 @pytest.fixture
-def nms(operator: Operator, redis_server: RedisServer) -> Iterator[list[bytes]]:
+def nms(operator: Operator, store: Store, redis_server: RedisServer) -> Iterator[list[bytes]]:
     """A frontend and an NMS in one thread: an order is acknowledged by every peer, at its second coming."""
     ordered: list[bytes] = []
     stop = threading.Event()
@@ -196,10 +196,12 @@ def nms(operator: Operator, redis_server: RedisServer) -> Iterator[list[bytes]]:
     context = new_context()
     pipe = FrontendPipe(context, ipc_endpoint(site.pipeline_dir, new_instance(os.urandom)))
 
+    _run_frontend(store, pipe.endpoint)
+
     def serve() -> None:
         with Store(redis_server.config) as store:
-            _run_frontend(store, pipe.endpoint)
-            while not stop.wait(0.01):
+            while not stop.wait(0.02):
+                _run_frontend(store, pipe.endpoint)
                 for job in [job for report in pipe.reports() for job in report.forwards]:
                     _, order = open_distribution(job, nms_key, nms_key.public)
                     assert isinstance(order, RevocationOrder)
