@@ -174,11 +174,29 @@ def in_other_network_namespace() -> bool:
         return True
 
 
-def is_private(path: Path) -> bool:
-    """Whether the file is mounted for this namespace, as ``ip netns exec`` and containers do; unsure: no."""
+def is_private(path: Path, outside: Path = Path("/proc/1/root")) -> bool:
+    """Whether this process sees another file there than process 1 does; unsure: no.
+
+    It does under ``ip netns exec`` with a file in /etc/netns, and in a mount namespace with an /etc of its own.
+    """
+    try:
+        real = path.resolve(strict=True)
+        inside = real.lstat()
+        outside.lstat()  # process 1 may be hidden altogether
+        # Not followed: a link there would be resolved against our own root.
+        other = (outside / real.relative_to("/")).lstat()
+    except FileNotFoundError:
+        return path.exists() and os.path.lexists(outside)
+    except PermissionError:
+        return _is_mount_point(real)
+    except (OSError, RuntimeError):
+        return False
+    return (inside.st_dev, inside.st_ino) != (other.st_dev, other.st_ino)
+
+
+def _is_mount_point(path: Path) -> bool:
     try:
         mounts = Path("/proc/thread-self/mountinfo").read_text(encoding="utf-8", errors="replace")
-        real = str(path.resolve())
     except OSError:
         return False
-    return any(line.split(" ")[4] == real for line in mounts.splitlines())
+    return any(line.split(" ")[4] == str(path) for line in mounts.splitlines())

@@ -8,7 +8,7 @@ import pytest
 from cyphonic.errors import OperationalError
 from cyphonic.node.config import DnsMode, NodeConfig
 from cyphonic.node.dns import Dns
-from cyphonic.node.dns_setup import DnsSetup, run_command
+from cyphonic.node.dns_setup import DnsSetup, is_private, run_command
 from cyphonic.node.loop import Loop
 from cyphonic.node.resolvconf import ResolvConf
 from cyphonic.wire.endpoint import Endpoint
@@ -147,3 +147,19 @@ def test_the_whole_serves_reports_and_leaves_no_trace(tmp_path: Path) -> None:
         dns.close()
     assert machine.file.read_text() == PLAIN
     assert dns.status().address == ""
+
+
+def test_a_file_is_private_when_process_1_sees_another_one_or_none(tmp_path: Path) -> None:
+    inside = tmp_path / "resolv.conf"
+    inside.write_text(PLAIN)
+    outside = tmp_path / "root"
+    twin = outside / inside.relative_to("/")
+    twin.parent.mkdir(parents=True)
+    assert is_private(inside, outside)
+    twin.hardlink_to(inside)
+    assert not is_private(inside, outside)
+    twin.unlink()
+    twin.write_text(PLAIN)
+    assert is_private(inside, outside)
+    assert not is_private(inside, tmp_path / "hidden")
+    assert not is_private(tmp_path / "missing", outside)
