@@ -48,6 +48,8 @@ class UdpNode:
         self.sent: Counter[int] = Counter()
         """Datagrams by message type."""
         self.heard: Counter[int] = Counter()
+        self.datagrams: list[bytes] = []
+        """All of both ways."""
         self.holds_back: MessageType | None = None
         self.held: list[tuple[bytes, Endpoint]] = []
 
@@ -77,6 +79,7 @@ class UdpNode:
 
     def send(self, datagram: bytes, endpoint: Endpoint) -> None:
         self.sent[datagram[0]] += 1
+        self.datagrams.append(datagram)
         self.socket.sendto(datagram, endpoint)
 
     def release(self) -> None:
@@ -99,6 +102,7 @@ class UdpNode:
             while True:
                 datagram, source = self.socket.recvfrom(2048)
                 self.heard[datagram[0]] += 1
+                self.datagrams.append(datagram)
                 self.client.receive_datagram(datagram, Endpoint(*source), now, time.time())
         except BlockingIOError:
             return
