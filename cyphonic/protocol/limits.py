@@ -77,6 +77,14 @@ TOKEN_LIFETIME = 300
 BINDING_IDLE = 300
 CHALLENGE_SLOT = 10
 """A RelayBindChallenge is valid in its slot of this many seconds and the next one."""
+PROBE_TICKET_SLOT = 10
+"""A ticket of a RelayProbeReply is valid in its slot of this many seconds, the one before and the one after."""
+RELAY_PROBE_COUNT = 3
+RELAY_PROBE_INTERVAL = 0.2
+RELAY_PROBE_PATIENCE = 1.0
+"""A node measures a relay by the best of so many probes, so far apart; one unanswered for so long is lost."""
+RELAY_MEASURE_INTERVAL = 300.0
+"""Seconds between two measurements of all relays, ± 20 %; the first follows the registration."""
 
 # Overlay interface.
 TUN_MTU = 1400

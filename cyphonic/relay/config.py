@@ -16,6 +16,8 @@ class RelaySection(msgspec.Struct, frozen=True):
     """At most one endpoint of each address family."""
     advertise: tuple[Endpoint, ...] = ()
     """What nodes are told, at most four; empty: this host's addresses with the ports of ``listen``."""
+    probe_port: int = 0
+    """The second UDP port, from which a node that classifies its NAT may ask to be answered; 0: any."""
     max_bindings: int = 100_000
     """Bound roles; two make a path."""
     rate: int = 125_000_000
@@ -33,5 +35,7 @@ class RelaySection(msgspec.Struct, frozen=True):
             raise ValueError("advertise: at most 4 endpoints")
         if self.max_bindings < 2:
             raise ValueError("max_bindings: at least 2")
+        if not 0 <= self.probe_port < 65536:
+            raise ValueError("probe_port: not a port")
         if self.rate < 0 or self.drain < 0:
             raise ValueError("rate and drain are not negative")

@@ -35,8 +35,9 @@ def run_relay(site: Site, section: RelaySection, environ: Mapping[str, str]) -> 
     limits = BindingLimits(max_bindings=section.max_bindings, rate=section.rate)
     table = BindingTable(keys.relay_key(), keys.nms_public(), os.urandom, limits)
     sockets = open_sockets(section.listen, table.drops)
+    other_sockets = open_sockets([Endpoint(one.endpoint.host, section.probe_port) for one in sockets], table.drops)
     lifeline = Lifeline(environ)
-    server = RelayServer(table, sockets, drain=section.drain, tick=lifeline.tick)
+    server = RelayServer(table, sockets, drain=section.drain, tick=lifeline.tick, other_sockets=other_sockets)
     bound = [relay_socket.endpoint for relay_socket in sockets]
     instance = new_instance(os.urandom)
 

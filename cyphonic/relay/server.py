@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from cyphonic.lifecycle import StopSignal
 from cyphonic.relay.bindings import BindingTable, Way
 from cyphonic.relay.forwarding import RelaySocket, runs
+from cyphonic.relay.probes import ProbeResponder
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import RELAYED_HEADER_LENGTH, MessageType
 
@@ -26,7 +27,7 @@ class RelayServer:
     """Moves datagrams between sockets as the table says.
 
     ``drain`` in seconds; ``tick(now)`` is called once a turn of the loop.  ``clock`` is monotonic, ``wall`` unix
-    seconds.
+    seconds.  ``other_sockets``: at most one a family; only probes are answered from them.
     """
 
     def __init__(
@@ -36,13 +37,17 @@ class RelayServer:
         *,
         drain: float,
         tick: Callable[[float], None],
+        other_sockets: Sequence[RelaySocket] = (),
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.table = table
         self._sockets = list(sockets)
         self._by_family = {relay_socket.family: relay_socket for relay_socket in sockets}
-        self._by_descriptor = {relay_socket.fileno(): relay_socket for relay_socket in sockets}
+        self._others = {relay_socket.family: relay_socket for relay_socket in other_sockets}
+        self._by_descriptor = {opened.fileno(): opened for opened in (*sockets, *other_sockets)}
+        other_ports = {family: opened.endpoint.port for family, opened in self._others.items()}
+        self._probes = ProbeResponder(table.relay, table.drops, other_ports)
         self._drain = drain
         self._drained_at: float | None = None
         self._tick = tick
@@ -80,7 +85,7 @@ class RelayServer:
 
     def close(self) -> None:
         """Give the ports back."""
-        for relay_socket in self._sockets:
+        for relay_socket in (*self._sockets, *self._others.values()):
             relay_socket.close()
 
     def _done(self, now: float) -> bool:
@@ -94,6 +99,10 @@ class RelayServer:
             datagrams, size, local, source = arrival
             if not datagrams:
                 self.table.drops["too_short"] += 1
+            elif datagrams[0] == MessageType.RELAY_PROBE:
+                self._probe(relay_socket, datagrams, size, Way(Endpoint(*source), local), now)
+            elif relay_socket in self._others.values():
+                self.table.drops["unknown_type"] += 1
             elif datagrams[0] == MessageType.RELAYED:
                 self._forward(datagrams, size, source, now)
             else:
@@ -115,6 +124,15 @@ class RelayServer:
             answer = self.table.receive(bytes(datagrams[start : start + size]), source, now, self._wall())
             if answer is not None:
                 relay_socket.send(answer, len(answer), source)
+
+    def _probe(self, relay_socket: RelaySocket, datagrams: memoryview, size: int, source: Way, now: float) -> None:
+        pair = self._by_family, self._others
+        asked = relay_socket in self._others.values()
+        for start in range(0, len(datagrams), size):
+            answer = self._probes.receive(bytes(datagrams[start : start + size]), source, now, self._wall())
+            if answer is not None:
+                replies = pair[asked != answer.other_port][answer.way.remote.family]
+                replies.send(answer.datagram, len(answer.datagram), answer.way)
 
     def _send(self, datagrams: memoryview, size: int, way: Way) -> None:
         relay_socket = self._by_family.get(way.remote.family)

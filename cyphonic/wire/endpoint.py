@@ -11,6 +11,9 @@ from cyphonic.errors import MalformedError
 _PRIVATE_IPV4 = ((0x0A, 24), (0xAC1, 20), (0xC0A8, 16), (0x0191, 22))
 """Leading bits, and how many follow: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10."""
 
+_MAPPED = bytes(10) + b"\xff\xff"
+"""In front of an IPv4 address where IPv6 is spoken (RFC 4291 §2.5.5.2)."""
+
 
 class Endpoint(NamedTuple):
     """An underlay address and UDP port, as the socket calls take them."""
@@ -49,6 +52,18 @@ class Endpoint(NamedTuple):
             raise MalformedError("bad_endpoint")
         family = socket.AF_INET if len(data) == 6 else socket.AF_INET6
         return cls(socket.inet_ntop(family, data[:-2]), port)
+
+    def encode_fixed(self) -> bytes:
+        """18 bytes whatever the family: IPv4 as ``::ffff:a.b.c.d``."""
+        packed = socket.inet_pton(self.family, self.host)
+        return (packed if len(packed) == 16 else _MAPPED + packed) + self.port.to_bytes(2, "big")
+
+    @classmethod
+    def decode_fixed(cls, data: bytes) -> Endpoint:
+        """From the 18 bytes of ``encode_fixed``; raise MalformedError for another length or port 0."""
+        if len(data) != 18:
+            raise MalformedError("bad_endpoint")
+        return cls.decode(data[len(_MAPPED) :] if data.startswith(_MAPPED) else data)
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:

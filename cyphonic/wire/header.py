@@ -32,7 +32,7 @@ Relayed header, 8 bytes, in front of any datagram between two nodes that crosses
     | type  | zero        (3 bytes) | relay index   (u32) |
     +-------+-----------------------+---------------------+
 
-The handshake and relay-binding layouts stand in ``wire/tunnel.py`` and ``wire/relay.py``.
+The handshake and relay layouts stand in ``wire/tunnel.py``, ``wire/relay.py`` and ``wire/probe.py``.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class MessageType(IntEnum):
     RELAY_BIND_CHALLENGE = 0x12
     RELAY_BIND_ANSWER = 0x13
     RELAY_BOUND = 0x14
+    RELAY_PROBE = 0x15
+    RELAY_PROBE_REPLY = 0x16
     # node <-> AS
     LOGIN_REQUEST = 0x20
     LOGIN_RESPONSE = 0x21

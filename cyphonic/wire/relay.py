@@ -28,7 +28,6 @@ The token is {nonce (24), crypto_box(NMS secret key, relay public key) of a Rela
 
 from __future__ import annotations
 
-import ipaddress
 import struct
 from typing import NamedTuple
 
@@ -135,8 +134,6 @@ class RelayBound(NamedTuple):
 
     def encode(self) -> bytes:
         """Everything before the proof."""
-        address = ipaddress.ip_address(self.observed.host)
-        mapped = b"\0" * 10 + b"\xff\xff" + address.packed if address.version == 4 else address.packed
         return _BOUND.pack(
             MessageType.RELAY_BOUND,
             VERSION,
@@ -145,7 +142,7 @@ class RelayBound(NamedTuple):
             self.path_id,
             self.relay_index,
             self.lifetime,
-            mapped + self.observed.port.to_bytes(2, "big"),
+            self.observed.encode_fixed(),
         )
 
     @classmethod
@@ -155,10 +152,7 @@ class RelayBound(NamedTuple):
             raise MalformedError("bad_length")
         _, version, role, generation, path_id, index, lifetime, observed = _BOUND.unpack_from(datagram)
         _check_fixed(version, role)
-        address = ipaddress.IPv6Address(observed[:16])
-        port = int.from_bytes(observed[16:], "big")
-        endpoint = Endpoint(str(address.ipv4_mapped or address), port)
-        return cls(Role(role), generation, path_id, index, lifetime, endpoint)
+        return cls(Role(role), generation, path_id, index, lifetime, Endpoint.decode_fixed(observed))
 
 
 def _check_fixed(version: int, role: int) -> None:

@@ -18,6 +18,8 @@ from cyphonic.lifecycle import StopSignal
 from cyphonic.protocol.binding import Binding
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.limits import TOKEN_LIFETIME
+from cyphonic.protocol.mac import mac1_key
+from cyphonic.protocol.probe import read_probe_reply, write_probe
 from cyphonic.protocol.token import seal_token
 from cyphonic.relay.bindings import BindingTable
 from cyphonic.relay.forwarding import UDP_SEGMENT, RelaySocket, runs
@@ -25,6 +27,7 @@ from cyphonic.relay.server import RelayServer
 from cyphonic.wire.direction import RelayGrant, Role
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import encode_relayed
+from cyphonic.wire.probe import RelayProbe
 from cyphonic.wire.relay import RelayToken
 
 PATIENCE = 5.0
@@ -41,7 +44,10 @@ class Relay:
             RelaySocket(Endpoint("0.0.0.0", 0), self.table.drops),
             RelaySocket(Endpoint("::", 0), self.table.drops),
         ]
-        self.server = RelayServer(self.table, self.sockets, drain=drain, tick=lambda now: None)
+        others = [RelaySocket(Endpoint("0.0.0.0", 0), self.table.drops)]
+        self.server = RelayServer(
+            self.table, self.sockets, drain=drain, tick=lambda now: None, other_sockets=others
+        )
         self.stop = StopSignal()
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.server.run, args=(self.stop, self.stopping.set), daemon=True)
@@ -185,3 +191,20 @@ def test_a_coalesced_read_is_split_where_the_header_changes() -> None:
     one, two = encode_relayed(1), encode_relayed(2)
     read = memoryview(one + b"aa" + one + b"bb" + two + b"cc" + one + b"d")
     assert list(runs(read, 10)) == [(one, 0, 20), (two, 20, 30), (one, 30, 39)]
+
+
+def test_a_probe_is_answered_from_the_port_that_it_asks_for() -> None:
+    with running() as relay, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as node:
+        node.bind(("127.0.0.1", 0))
+        node.settimeout(PATIENCE)
+        main = relay.endpoint(socket.AF_INET)
+        for other_port in (False, True):
+            node.sendto(write_probe(RelayProbe(os.urandom(16), other_port), mac1_key(RELAY.public)), main)
+            datagram, source = node.recvfrom(2048)
+            reply = read_probe_reply(datagram, mac1_key(RELAY.public))
+            assert reply.observed == node.getsockname()
+            assert source == ("127.0.0.1", reply.other_port if other_port else main.port)
+        assert reply.other_port not in (0, main.port)
+        other = Endpoint("127.0.0.1", reply.other_port)
+        node.sendto(write_probe(RelayProbe(os.urandom(16)), mac1_key(RELAY.public)), other)
+        assert node.recvfrom(2048)[1] == other

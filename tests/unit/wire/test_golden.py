@@ -23,6 +23,7 @@ from cyphonic.protocol.handshake import TunnelInitiator, read_tunnel_request, wr
 from cyphonic.protocol.keys import KeyPair, SigningKeyPair
 from cyphonic.protocol.login import LoginInitiator, read_login_request, write_login_response
 from cyphonic.protocol.mac import append_macs, append_path_mac, mac, mac1_key, path_mac_key, strip_macs
+from cyphonic.protocol.probe import read_probe_reply, ticket_key, write_probe, write_probe_reply, write_ticket
 from cyphonic.protocol.session import Session
 from cyphonic.protocol.signaling import open_signaling, seal_signaling
 from cyphonic.protocol.token import open_token, seal_token
@@ -43,6 +44,7 @@ from cyphonic.wire.header import NO_NODE, MessageType, SignalingHeader, encode_r
 from cyphonic.wire.hint import HINTS, encode_hint
 from cyphonic.wire.job import Batch, Job, Origin, Report, Route, Send
 from cyphonic.wire.login import KeyDistribution, KeyDistributionAck, LoginOutcome, LoginRequest, LoginResponse
+from cyphonic.wire.probe import RelayProbe, RelayProbeReply
 from cyphonic.wire.registration import (
     KeepAlive,
     KeepAliveAck,
@@ -140,6 +142,9 @@ LOGIN_RESPONSE = LoginResponse(
     "10.77.0.0/16",
     TIME,
 )
+TICKET = write_ticket(ticket_key(RELAY.secret), IPV4, TIME / 1000)
+PROBE = RelayProbe(some("probe", 16), other_port=True, elsewhere=IPV4, ticket=TICKET)
+PROBE_REPLY = RelayProbeReply(PROBE.nonce, IPV4, 50444, TICKET, from_other_port=True)
 ROUTE = Route("192.0.2.10", 443, "192.0.2.1", 50443)
 BATCH = Batch("frontend-1", 3, [Job(some("job", 60), Origin.UDP, ROUTE)])
 REPORT = Report("worker-1", "ipc:///run/w1", b"", [0, 1], 4, [3], [Send(some("answer", 60), ROUTE)], [b"job"])
@@ -204,6 +209,8 @@ MESSAGES: dict[str, Callable[[], bytes]] = {
     "relay_bind_challenge": RelayBindChallenge(Role.INITIATOR, 1, PATH_ID, some("challenge", 16)).encode,
     "relay_bind_answer": lambda: bind(some("challenge", 16)),
     "relay_bound": bound,
+    "relay_probe": lambda: write_probe(PROBE, mac1_key(RELAY.public), 120),
+    "relay_probe_reply": lambda: write_probe_reply(PROBE_REPLY, mac1_key(RELAY.public)),
     "login_request": lambda: login()[1],
     "login_response": lambda: login()[2],
     "certificate": lambda: SIGNED_CERTIFICATE,
@@ -288,6 +295,11 @@ def test_the_signed_and_sealed_vectors_open() -> None:
 def test_the_capsule_vectors_open() -> None:
     for name, suite in (("capsule", Suite.AES_256_GCM), ("capsule_chacha20", Suite.CHACHA20_POLY1305)):
         assert tunnel(suite)[3].open(read_vector(name)) == (b"a packet", 0)
+
+
+def test_the_probe_vectors_are_read() -> None:
+    assert RelayProbe.decode(read_vector("relay_probe")) == PROBE
+    assert read_probe_reply(read_vector("relay_probe_reply"), mac1_key(RELAY.public)) == PROBE_REPLY
 
 
 def plain(value: Any) -> Any:
