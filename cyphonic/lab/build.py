@@ -28,9 +28,11 @@ import msgspec
 
 from cyphonic.lab import link, nat
 from cyphonic.lab.namespace import Namespace
+from cyphonic.lab.quality import Quality
 from cyphonic.lab.record import LabRecord, new_id, started, sweep
 from cyphonic.lab.tools import LabError, require_tools, run_tool
-from cyphonic.lab.topology import Router, Topology
+from cyphonic.lab.topology import Attachment, Router, Topology
+from cyphonic.lab.wiring import Wiring
 
 BUILDERS = 4
 """Threads that wait for ``ip`` and ``nft`` at once."""
@@ -44,7 +46,6 @@ class Lab:
 
     def __init__(self, topology: Topology, *, keep: bool = False) -> None:
         """With ``keep`` the lab outlives this process, until ``cyphonic lab down``."""
-        self.topology = topology
         names = [link.SWITCH, *link.owners(topology)]
         identity = new_id()
         self.record = LabRecord(
@@ -55,6 +56,13 @@ class Lab:
             directory=str(Path(tempfile.gettempdir()) / f"{identity}-lab"),
             namespaces={name: f"{identity}-{name}" for name in names},
         )
+        self.wiring = Wiring(topology, self.record.namespaces)
+        """What can be changed while the lab stands."""
+
+    @property
+    def topology(self) -> Topology:
+        """As it stands now."""
+        return self.wiring.topology
 
     @property
     def directory(self) -> Path:
@@ -131,6 +139,26 @@ class Lab:
         if rules := nat.forgetting_rules(router.nat):
             namespace.run(["nft", "-f", "-"], stdin=rules)
 
+    def block(self, source: str, target: str) -> None:
+        """Let nothing pass any more from one host to another; the way back stays open."""
+        self.wiring.block(source, target)
+
+    def unblock(self, source: str, target: str) -> None:
+        """The opposite of ``block``."""
+        self.wiring.unblock(source, target)
+
+    def impair(self, name: str, **quality: Any) -> None:
+        """Make a host's link, or a router's uplink, as good or bad as ``Quality(**quality)``; see there."""
+        self.wiring.impair(name, Quality(**quality))
+
+    def move(self, name: str, network: str, families: Sequence[str] | None = None) -> Attachment:
+        """As Wiring.move."""
+        return self.wiring.move(name, network, families)
+
+    def renumber(self, name: str, families: Sequence[str] | None = None) -> Attachment:
+        """As Wiring.renumber."""
+        return self.wiring.renumber(name, families)
+
     def environment(self, name: str) -> dict[str, str]:
         """Variables for commands on a host: those of this process and what ``set_environments`` added."""
         return {**os.environ, **self.record.environments.get(name, {})}
@@ -151,18 +179,16 @@ class Lab:
             _batch(link.switch_lines(self.topology), namespaces[link.SWITCH])
             lines = link.owner_lines(self.topology)
             list(threads.map(lambda owner: _batch(lines[owner], namespaces[owner]), lines))
-            list(threads.map(self._set_rules, self.topology.routers))
             list(threads.map(self._wait_for_carrier, lines))
+        self._set_rules()
 
     def _set_sysctls(self, owner: str) -> None:
         settings = link.sysctls(self.topology)[owner]
         script = "".join(f"echo {value} > /proc/sys/net/{path}\n" for path, value in settings.items())
         self.namespace(owner).run(["sh", "-e"], stdin=script)
 
-    def _set_rules(self, router: Router) -> None:
-        if router.nat is not nat.NatKind.NONE and router.uplink is not None and router.uplink.ipv4 is not None:
-            rules = nat.rules(router.nat, router.uplink.ipv4.ip)
-            self.namespace(router.name).run(["nft", "-f", "-"], stdin=rules)
+    def _set_rules(self) -> None:
+        self.wiring.set_rules()
 
     def _wait_for_carrier(self, owner: str) -> None:
         """The kernel announces carriers at most once a second; until then IPv6 addresses do not answer."""

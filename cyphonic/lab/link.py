@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from cyphonic.lab.routes import routes
+from cyphonic.lab.routes import Route, routes
 from cyphonic.lab.topology import Attachment, Topology
 
 SWITCH = "switch"
@@ -81,12 +81,24 @@ def veth_lines(topology: Topology, namespaces: Mapping[str, str]) -> list[str]:
     ]
 
 
+def bridges(topology: Topology) -> dict[str, str]:
+    """In the switch, by network."""
+    return {network.name: f"br{number}" for number, network in enumerate(topology.networks)}
+
+
+def ports(topology: Topology) -> dict[tuple[str, str], str]:
+    """In the switch, by owner and interface."""
+    return {
+        (interface.owner, interface.name): f"port{number}" for number, interface in enumerate(interfaces(topology))
+    }
+
+
 def switch_lines(topology: Topology) -> list[str]:
     """Inside the switch: a bridge a network, and the ports in it."""
-    bridges = {network.name: f"br{number}" for number, network in enumerate(topology.networks)}
-    lines = [f"link add {bridge} up type bridge forward_delay 0" for bridge in bridges.values()]
+    by_network = bridges(topology)
+    lines = [f"link add {bridge} up type bridge forward_delay 0" for bridge in by_network.values()]
     for number, interface in enumerate(interfaces(topology)):
-        lines.append(f"link set port{number} up master {bridges[interface.attachment.network]}")
+        lines.append(f"link set port{number} up master {by_network[interface.attachment.network]}")
     return lines
 
 
@@ -99,7 +111,10 @@ def owner_lines(topology: Topology) -> dict[str, list[str]]:
             lines[interface.owner].append(f"address add {address} dev {interface.name}{nodad}")
         lines[interface.owner].append(f"link set {interface.name} up")
     for owner, table in routes(topology).items():
-        for route in table:
-            prefix = route.prefix or DEFAULT[route.gateway.version]
-            lines[owner].append(f"route add {prefix} via {route.gateway}")
+        lines[owner] += [f"route add {route_text(route)}" for route in table]
     return lines
+
+
+def route_text(route: Route) -> str:
+    """As ``ip route`` reads it."""
+    return f"{route.prefix or DEFAULT[route.gateway.version]} via {route.gateway}"

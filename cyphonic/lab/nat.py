@@ -14,6 +14,7 @@ symmetric           a new port per destination      contacted address and port o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from ipaddress import IPv4Address
 from string import Template
@@ -28,6 +29,24 @@ class NatKind(Enum):
     PORT_RESTRICTED = "port-restricted"
     SYMMETRIC = "symmetric"
 
+    @property
+    def hairpins(self) -> bool:
+        """Whether two hosts inside reach each other by the address that they have outside."""
+        return self in (NatKind.NONE, NatKind.FULL_CONE, NatKind.ADDRESS_RESTRICTED)
+
+
+def strictest(kinds: Iterable[NatKind]) -> NatKind:
+    """What several NATs in a row are together."""
+    order = list(NatKind)
+    return max(kinds, key=order.index, default=NatKind.NONE)
+
+
+REPLACED = """
+table inet guard
+delete table inet guard
+table ip nat
+delete table ip nat
+"""
 
 # Without these two chains Linux looks more open than the NAT it plays, and less: an unsolicited datagram would
 # reach the router itself, and the conntrack entry that this leaves takes the port that a hole punch needs next.
@@ -99,11 +118,14 @@ BEHAVIOURS = {
 
 
 def rules(kind: NatKind, outside: IPv4Address) -> str:
-    """What ``nft -f -`` takes to make a router of this kind, whose address on ``wan`` is ``outside``."""
+    """What ``nft -f -`` takes to make a router of this kind, whose address on ``wan`` is ``outside``.
+
+    It takes the place of what was there.
+    """
     if kind not in BEHAVIOURS:
         return ""
     template, values = BEHAVIOURS[kind]
-    return GUARD + Template(template).substitute(values, outside=outside)
+    return REPLACED + GUARD + Template(template).substitute(values, outside=outside)
 
 
 def forgetting_rules(kind: NatKind) -> str:

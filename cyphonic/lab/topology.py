@@ -19,15 +19,27 @@ A file says which networks exist, which hosts stand in them and which routers jo
     serves = ["home"]
     nat = "port-restricted"         # none, full-cone, address-restricted, port-restricted, symmetric
     udp_timeout = 30                # seconds; optional
+    firewall = "stateful"           # none, stateful (IPv6, on a NAT), no-udp
 
     [host.cloud]
     network = "internet"
     role = "cloud"                  # cloud, node (default), plain
     families = ["ipv4", "ipv6"]     # default: those of the network
+    firewall = "none"               # none, stateful, no-udp
 
     [host.laptop]
     network = "home"
 
+    [link.laptop]                   # a host's link, or a router's uplink; each way
+    loss = 0.01                     # a part of all packets, as are reorder and duplicate
+    rate = 20_000_000               # bits per second
+    delay = 0.02                    # seconds, as is jitter
+    jitter = 0.005
+    reorder = 0.01
+    duplicate = 0.01
+    seed = 1                        # of what chance decides
+
+A NAT behind a NAT (CGNAT) is a router whose uplink another NAT serves.
 Addresses follow from the order in the file: hosts from .11 (and ``::11``) on, then the routers
 with an uplink there.
 """
@@ -37,7 +49,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from importlib import resources
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
@@ -45,7 +57,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cyphonic.errors import ConfigurationError
-from cyphonic.lab.nat import NatKind
+from cyphonic.lab.firewall import Firewall
+from cyphonic.lab.nat import NatKind, strictest
+from cyphonic.lab.quality import MIN_RATE, Quality
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
 RESERVED_NAMES = frozenset({"switch"})
@@ -104,6 +118,7 @@ class Host:
     name: str
     role: Role
     attachment: Attachment
+    firewall: Firewall = Firewall.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,7 @@ class Router:
     nat: NatKind
     udp_timeout: int | None
     """Seconds until an idle UDP mapping ends; None leaves Linux's 30 and 120."""
+    firewall: Firewall = Firewall.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +142,27 @@ class Topology:
     networks: tuple[Network, ...]
     hosts: tuple[Host, ...]
     routers: tuple[Router, ...]
+    links: Mapping[str, Quality] = field(default_factory=dict)
+    """By host or router, where a link is not perfect."""
 
     def host(self, name: str) -> Host:
         """The host of that name; raise KeyError."""
         return {host.name: host for host in self.hosts}[name]
 
-    def nat_before(self, host: Host) -> Router | None:
-        """The router that translates this host's IPv4, None when nobody does."""
+    def network(self, name: str) -> Network:
+        """The network of that name; raise KeyError."""
+        return {network.name: network for network in self.networks}[name]
+
+    def nats_before(self, host: Host) -> list[Router]:
+        """The routers that translate this host's IPv4, the nearest first."""
         serving = {attachment.network: router for router in self.routers for attachment in router.serves}
         router = serving.get(host.attachment.network)
-        while router is not None and router.nat is NatKind.NONE:
+        nats = []
+        while router is not None:
+            if router.nat is not NatKind.NONE:
+                nats.append(router)
             router = serving.get(router.uplink.network) if router.uplink is not None else None
-        return router
+        return nats
 
     def can_be_direct(self, first: Host, second: Host) -> bool:
         """Whether two hosts can reach each other without a relay, by punching holes where need be (RFC 5128 §3).
@@ -149,9 +174,14 @@ class Topology:
             return True
         if first.attachment.ipv4 is None or second.attachment.ipv4 is None:
             return False
-        nats = self.nat_before(first), self.nat_before(second)
-        kinds = {nat.nat for nat in nats if nat is not None}
-        if nats[0] is nats[1] or None in nats or NatKind.SYMMETRIC not in kinds:
+        ours, theirs = self.nats_before(first), self.nats_before(second)
+        if ours[:1] == theirs[:1]:
+            return True
+        shared = [nat for nat in ours if nat in theirs]
+        if shared and not shared[0].nat.hairpins:
+            return False
+        kinds = {strictest([nat.nat for nat in nats if nat not in shared]) for nats in (ours, theirs)}
+        if NatKind.SYMMETRIC not in kinds or NatKind.NONE in kinds:
             return True
         return bool(kinds - {NatKind.SYMMETRIC, NatKind.PORT_RESTRICTED})
 
@@ -193,7 +223,7 @@ class _Parser:
         self.file = file
 
     def topology(self, document: Mapping[str, Any]) -> Topology:
-        self.known_keys("", document, {"name", "network", "host", "router"})
+        self.known_keys("", document, {"name", "network", "host", "router", "link"})
         networks = {name: self.network(name, table) for name, table in self.tables(document, "network")}
         host_tables = dict(self.tables(document, "host"))
         router_tables = dict(self.tables(document, "router"))
@@ -205,9 +235,10 @@ class _Parser:
         self.check_served_once(routers)
         self.check_no_ring(routers)
         name = self.string(document, "", "name", Path(self.file).stem)
-        return Topology(name, tuple(networks.values()), hosts, routers)
+        links = self.links(document, hosts, routers)
+        return Topology(name, tuple(networks.values()), hosts, routers, links)
 
-    # The four kinds of table.
+    # The five kinds of table.
 
     def network(self, name: str, table: Mapping[str, Any]) -> Network:
         key = f"network.{name}"
@@ -226,7 +257,7 @@ class _Parser:
         numbers: Mapping[str, Iterator[int]],
     ) -> Host:
         key = f"host.{name}"
-        self.known_keys(key, table, {"network", "role", "families"})
+        self.known_keys(key, table, {"network", "role", "families", "firewall"})
         network = self.known_network(f"{key}.network", self.string(table, key, "network"), networks)
         families = self.strings(table, key, "families", [f for f in FAMILIES if getattr(network, f) is not None])
         for family in families:
@@ -235,7 +266,8 @@ class _Parser:
         if not families:
             raise self.error(f"{key}.families", "is empty")
         attachment = attach(network, self.number(key, numbers[network.name]), families)
-        return Host(name, self.choice(table, key, "role", Role, Role.NODE), attachment)
+        role = self.choice(table, key, "role", Role, Role.NODE)
+        return Host(name, role, attachment, self.choice(table, key, "firewall", Firewall, Firewall.NONE))
 
     def router(
         self,
@@ -245,7 +277,7 @@ class _Parser:
         numbers: Mapping[str, Iterator[int]],
     ) -> Router:
         key = f"router.{name}"
-        self.known_keys(key, table, {"serves", "uplink", "nat", "udp_timeout"})
+        self.known_keys(key, table, {"serves", "uplink", "nat", "udp_timeout", "firewall"})
         served = self.strings(table, key, "serves")
         if not served:
             raise self.error(f"{key}.serves", "is empty")
@@ -259,7 +291,34 @@ class _Parser:
         nat = self.choice(table, key, "nat", NatKind, NatKind.NONE)
         if nat is not NatKind.NONE and (uplink is None or uplink.ipv4 is None):
             raise self.error(f"{key}.nat", "needs an uplink with IPv4")
-        return Router(name, serves, uplink, nat, self.seconds(table, key, "udp_timeout"))
+        firewall = self.choice(table, key, "firewall", Firewall, Firewall.NONE)
+        if firewall is not Firewall.NONE and uplink is None:
+            raise self.error(f"{key}.firewall", "needs an uplink")
+        return Router(name, serves, uplink, nat, self.seconds(table, key, "udp_timeout"), firewall)
+
+    def links(
+        self, document: Mapping[str, Any], hosts: tuple[Host, ...], routers: tuple[Router, ...]
+    ) -> dict[str, Quality]:
+        owners = {host.name for host in hosts} | {router.name for router in routers if router.uplink is not None}
+        links = {}
+        for name, table in self.tables(document, "link"):
+            if name not in owners:
+                raise self.error(f"link.{name}", "there is no such host, or router with an uplink")
+            links[name] = self.link(f"link.{name}", table)
+        return links
+
+    def link(self, key: str, table: Mapping[str, Any]) -> Quality:
+        self.known_keys(key, table, {item.name for item in fields(Quality)})
+        for name in ("loss", "reorder", "duplicate"):
+            self.amount(table, key, name, 1.0)
+        for name in ("delay", "jitter"):
+            self.amount(table, key, name, 10.0)
+        rate, seed = table.get("rate", MIN_RATE), table.get("seed", 0)
+        if type(rate) is not int or rate < MIN_RATE:
+            raise self.error(f"{key}.rate", f"is not a whole number of bits per second from {MIN_RATE} on")
+        if type(seed) is not int:
+            raise self.error(f"{key}.seed", "is not a whole number")
+        return Quality(**table)
 
     # What holds between tables.
 
@@ -294,7 +353,7 @@ class _Parser:
 
     def tables(self, document: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         tables = document.get(kind, {})
-        if not isinstance(tables, dict) or (not tables and kind != "router"):
+        if not isinstance(tables, dict) or (not tables and kind in ("network", "host")):
             raise self.error(kind, f"needs at least one [{kind}.NAME]")
         for name, table in tables.items():
             if not NAME.fullmatch(name) or name in RESERVED_NAMES:
@@ -323,6 +382,11 @@ class _Parser:
         if value is not None and (type(value) is not int or not 0 < value <= 86400):
             raise self.error(f"{key}.{name}", "is not a whole number of seconds from 1 to 86400")
         return value
+
+    def amount(self, table: Mapping[str, Any], key: str, name: str, most: float) -> None:
+        value = table.get(name, 0)
+        if type(value) not in (int, float) or not 0 <= value <= most:
+            raise self.error(f"{key}.{name}", f"is not a number from 0 to {most:g}")
 
     def choice(self, table: Mapping[str, Any], key: str, name: str, kind: type[E], default: E) -> E:
         value = table.get(name, default.value)

@@ -1,6 +1,8 @@
 import pytest
 
+from cyphonic.lab.firewall import Firewall
 from cyphonic.lab.nat import NatKind
+from cyphonic.lab.quality import Quality
 from cyphonic.lab.topology import Role, TopologyError, load_topology, packaged, parse_topology
 
 GOOD = """
@@ -24,6 +26,11 @@ network = "internet"
 families = ["ipv4"]
 [host.laptop]
 network = "home"
+firewall = "stateful"
+[link.laptop]
+delay = 0.02
+loss = 0.1
+rate = 1_000_000
 """
 
 
@@ -39,6 +46,8 @@ def test_addresses_follow_from_the_order_in_the_file() -> None:
     assert door.uplink is not None
     assert str(door.uplink.ipv4) == "203.0.113.13/24"
     assert (door.nat, door.udp_timeout) == (NatKind.SYMMETRIC, 5)
+    assert topology.host("laptop").firewall is Firewall.STATEFUL
+    assert topology.links == {"laptop": Quality(delay=0.02, loss=0.1, rate=1_000_000)}
 
 
 def test_a_host_is_a_node_and_the_topology_is_called_like_its_file_unless_it_says_otherwise() -> None:
@@ -63,6 +72,16 @@ def test_a_host_is_a_node_and_the_topology_is_called_like_its_file_unless_it_say
         ('network = "home"', 'network = "home"\nfamilies = "ipv4"', "host.laptop.families", "list of strings"),
         ('role = "cloud"', 'role = "king"', "host.cloud.role", "none of cloud, node, plain"),
         ('nat = "symmetric"', 'nat = "conical"', "router.door.nat", "none of none, full-cone"),
+        ('firewall = "stateful"', 'firewall = "brick"', "host.laptop.firewall", "none of none, stateful, no-udp"),
+        ('serves = ["internet"]', 'serves = ["internet"]\nfirewall = "no-udp"', "router.core.firewall", "uplink"),
+        ("[link.laptop]", "[link.lap]", "link.lap", "no such host"),
+        ("[link.laptop]", "[link.core]", "link.core", "router with an uplink"),
+        ("delay = 0.02", "delay = 20", "link.laptop.delay", "from 0 to 10"),
+        ("delay = 0.02", "delay = true", "link.laptop.delay", "not a number"),
+        ("delay = 0.02", "lag = 20", "link.laptop.lag", "unknown key"),
+        ("loss = 0.1", "loss = 1.1", "link.laptop.loss", "from 0 to 1"),
+        ("rate = 1_000_000", "rate = 1e6", "link.laptop.rate", "whole number of bits"),
+        ("rate = 1_000_000", 'seed = "x"', "link.laptop.seed", "whole number"),
         ("udp_timeout = 5", "udp_timeout = 0", "router.door.udp_timeout", "whole number"),
         ("[router.door]", "[router.cloud]", "router.cloud", "a host has the same name"),
         ("[router.door]", "[router.Door]", "router.Door", "a-z"),
