@@ -15,14 +15,18 @@ state          RelayBindChallenge            RelayBound                time is d
 ``BOUND``      drop                          drop (a late duplicate)   rebind
 ``FAILED``     drop                          drop                      –
 =============  ============================  ========================  ==========================
+
+A loaded relay may answer either request by a CookieReply first: the request goes out again at once, with MAC2.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from hmac import compare_digest
 
 from cyphonic.errors import MalformedError, NotAllowedError
 from cyphonic.protocol.chance import Chance, fraction
+from cyphonic.protocol.cookie import CookieJar, cookie_key
 from cyphonic.protocol.limits import CHALLENGE_SLOT, GIVE_UP_AFTER, RESEND_AFTER, RESEND_JITTER
 from cyphonic.protocol.mac import append_macs, mac, mac1_key
 from cyphonic.wire.direction import RelayGrant, Role
@@ -64,6 +68,7 @@ class Binding:
         """This node's endpoint as the relay sees it."""
         self._chance = chance
         self._mac1_key = mac1_key(grant.public_key)
+        self._cookies = CookieJar()
         self._outgoing: list[bytes] = []
         self._resend_at: list[float] = []
         self._give_up_at = 0.0
@@ -95,7 +100,9 @@ class Binding:
         self._resend_at = [
             now + after * (1 + RESEND_JITTER * fraction(self._chance)) for after in RESEND_AFTER[1:]
         ] + [self._give_up_at]
-        self._outgoing = [self._request(NO_CHALLENGE)]
+        self._cookies.clear()  # the node may have moved
+        self._outgoing = []
+        self._ask(NO_CHALLENGE, now)
 
     def receive_datagram(self, datagram: bytes, source: Endpoint, now: float) -> bool:
         """Whether the datagram was for this binding.  False leaves it to someone else; raise DropError."""
@@ -103,9 +110,11 @@ class Binding:
         if source != self.endpoint:
             return False
         if message_type == MessageType.RELAY_BIND_CHALLENGE:
-            return self._receive_challenge(RelayBindChallenge.decode(datagram), now)
+            return self._receive_challenge(RelayBindChallenge.decode(datagram), datagram, now)
         if message_type == MessageType.RELAY_BOUND:
             return self._receive_bound(RelayBound.decode(datagram), datagram, now)
+        if message_type == MessageType.COOKIE_REPLY:
+            return self._receive_cookie(datagram, now)
         return False
 
     def handle_timeout(self, now: float) -> None:
@@ -121,10 +130,10 @@ class Binding:
         while self._resend_at[0] <= now:
             self._resend_at.pop(0)
         if self.state is BindingState.ANSWERING and now < self._answer_until:
-            self._outgoing.append(self._answer)
+            self._send(self._answer, now)
         else:
             self.state = BindingState.BINDING
-            self._outgoing.append(self._request(NO_CHALLENGE))
+            self._ask(NO_CHALLENGE, now)
 
     def next_deadline(self) -> float | None:
         """When ``handle_timeout`` has something to do."""
@@ -139,6 +148,12 @@ class Binding:
     def _waiting(self) -> bool:
         return self.state in (BindingState.BINDING, BindingState.ANSWERING)
 
+    def _ask(self, challenge: bytes, now: float) -> None:
+        self._send(self._request(challenge), now)
+
+    def _send(self, request: bytes, now: float) -> None:
+        self._outgoing.append(self._cookies.dress(request, self.endpoint, now))
+
     def _request(self, challenge: bytes) -> bytes:
         request = RelayBind(self.role, self.generation, self.path_id, challenge, self.grant.token).encode()
         return append_macs(request + mac(self.grant.bind_key, request), self._mac1_key)
@@ -146,27 +161,42 @@ class Binding:
     def _is_mine(self, message: RelayBindChallenge | RelayBound) -> bool:
         return message.path_id == self.path_id and message.role == self.role
 
-    def _receive_challenge(self, message: RelayBindChallenge, now: float) -> bool:
+    def _check_proof(self, datagram: bytes) -> None:
+        if not compare_digest(datagram[-MAC_LENGTH:], mac(self.grant.bind_key, datagram[:-MAC_LENGTH])):
+            raise MalformedError("bad_proof")
+
+    def _receive_challenge(self, message: RelayBindChallenge, datagram: bytes, now: float) -> bool:
         if not self._is_mine(message):
             return False
+        self._check_proof(datagram)
         if not self._waiting or message.generation != self.generation:
             raise NotAllowedError("unexpected_challenge")
         self.state = BindingState.ANSWERING
         self._answer = self._request(message.challenge)
         self._answer_until = now + CHALLENGE_SLOT
-        self._outgoing.append(self._answer)
+        self._cookies.answered(self._request(NO_CHALLENGE), self.endpoint)
+        self._send(self._answer, now)
+        return True
+
+    def _receive_cookie(self, datagram: bytes, now: float) -> bool:
+        if datagram[8:24] != self.path_id or datagram[2:4] != self.role.to_bytes(2, "big"):
+            return False
+        if not self._waiting:
+            raise NotAllowedError("unknown_transaction")
+        key = cookie_key(self.grant.public_key)
+        self._outgoing.append(self._cookies.accept(datagram, self.endpoint, key, now))
         return True
 
     def _receive_bound(self, message: RelayBound, datagram: bytes, now: float) -> bool:
         if not self._is_mine(message):
             return False
-        if datagram[-MAC_LENGTH:] != mac(self.grant.bind_key, datagram[:-MAC_LENGTH]):
-            raise MalformedError("bad_proof")
+        self._check_proof(datagram)
         if self.state is not BindingState.ANSWERING or message.generation != self.generation:
             raise NotAllowedError("unexpected_bound")
         if not message.relay_index:
             raise MalformedError("bad_index")
         self.state = BindingState.BOUND
+        self._cookies.answered(self._answer, self.endpoint)
         self.relay_index = message.relay_index
         self.observed = message.observed
         self._resend_at = []

@@ -22,6 +22,7 @@ from cyphonic.protocol.session import Session
 from cyphonic.wire.codec import decode, encode
 from cyphonic.wire.header import MessageType
 from cyphonic.wire.tunnel import (
+    REQUEST_HEADER_LENGTH,
     Suite,
     TunnelRequest,
     TunnelRequestPayload,
@@ -50,10 +51,11 @@ class TunnelInitiator:
         self._chance = chance
         self._mac_key = path_mac_key(path_key)
         self._offered: tuple[Suite, ...] = ()
+        self._header = TunnelRequest(local_index, path_id, b"").encode()
         self._handshake = HandshakeState(
             IKPSK2,
             initiator=True,
-            prologue=_PROLOGUE + path_id,
+            prologue=_PROLOGUE + self._header,
             static=static,
             remote_static=peer_static,
             psk=path_key,
@@ -68,7 +70,7 @@ class TunnelInitiator:
         payload = TunnelRequestPayload(stamp, list(suites))
         noise = self._handshake.write_message(encode(payload), KeyPair.generate(self._chance))
         self._offered = tuple(suites)
-        return append_path_mac(TunnelRequest(self.local_index, self.path_id, noise).encode(), self._mac_key)
+        return append_path_mac(self._header + noise, self._mac_key)
 
     def read_response(self, datagram: bytes) -> Session:
         """The session.
@@ -82,12 +84,14 @@ class TunnelInitiator:
         if response.receiver_index != self.local_index:
             raise MalformedError("bad_index")
         handshake = self._handshake.copy()
-        chosen = decode(handshake.read_message(response.noise), TunnelResponsePayload).suite
-        if chosen not in self._offered:
+        payload = decode(handshake.read_message(response.noise), TunnelResponsePayload)
+        if payload.suite not in self._offered:
             raise MalformedError("bad_suite")
+        if payload.sender_index != response.sender_index:
+            raise MalformedError("bad_index")
         to_responder, to_initiator = handshake.split()
         return Session(
-            Suite(chosen),
+            Suite(payload.suite),
             to_responder,
             to_initiator,
             local_index=self.local_index,
@@ -116,9 +120,8 @@ def read_tunnel_request(datagram: bytes, static: KeyPair, path_key: bytes) -> Tu
     _check_type(datagram, MessageType.TUNNEL_REQUEST)
     check_path_mac(datagram, path_mac_key(path_key))
     request = TunnelRequest.decode(datagram)
-    handshake = HandshakeState(
-        IKPSK2, initiator=False, prologue=_PROLOGUE + request.path_id, static=static, psk=path_key
-    )
+    prologue = _PROLOGUE + datagram[:REQUEST_HEADER_LENGTH]
+    handshake = HandshakeState(IKPSK2, initiator=False, prologue=prologue, static=static, psk=path_key)
     payload = decode(handshake.read_message(request.noise), TunnelRequestPayload)
     assert handshake.remote_static is not None
     return TunnelAttempt(handshake.remote_static, payload, request.sender_index, request.path_id, handshake)
@@ -129,7 +132,8 @@ def write_tunnel_response(
 ) -> tuple[bytes, Session]:
     """A TunnelResponse, which may be resent as it is, and the session that it opens."""
     handshake = attempt.handshake.copy()
-    noise = handshake.write_message(encode(TunnelResponsePayload(suite)), KeyPair.generate(chance))
+    payload = TunnelResponsePayload(suite, local_index)
+    noise = handshake.write_message(encode(payload), KeyPair.generate(chance))
     response = TunnelResponse(local_index, attempt.sender_index, noise).encode()
     to_responder, to_initiator = handshake.split()
     session = Session(

@@ -17,6 +17,7 @@ from hmac import compare_digest
 from typing import NamedTuple
 
 from cyphonic.errors import DropError, MalformedError, NotAllowedError
+from cyphonic.protocol.buckets import TokenBucket
 from cyphonic.protocol.chance import Chance, integer
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.limits import BINDING_IDLE, CHALLENGE_SLOT
@@ -53,28 +54,6 @@ class BindingLimits:
     """Seconds without a datagram from a role after which it is forgotten."""
     control_rate: float = 5000.0
     """RelayBind and RelayBindAnswer opened per second, all nodes together: each costs some 30 µs."""
-
-
-class TokenBucket:
-    """``rate`` units per second, at most ``burst`` at once; a rate of 0 never refuses."""
-
-    __slots__ = ("_level", "_refilled", "burst", "rate")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self.rate = rate
-        self.burst = burst
-        self._level = burst
-        self._refilled = 0.0
-
-    def take(self, amount: float, now: float) -> bool:
-        """Whether ``amount`` units may pass now."""
-        if not self.rate:
-            return True
-        level = min(self.burst, self._level + (now - self._refilled) * self.rate)
-        self._refilled = now
-        allowed = level >= amount
-        self._level = level - amount if allowed else level
-        return allowed
 
 
 class BoundRole:
@@ -172,10 +151,11 @@ class BindingTable:
         slot = int(now / CHALLENGE_SLOT)
         if bind.challenge == NO_CHALLENGE:
             challenge = self._challenge(bind, source.remote, slot)
-            return RelayBindChallenge(bind.role, bind.generation, bind.path_id, challenge).encode()
+            question = RelayBindChallenge(bind.role, bind.generation, bind.path_id, challenge).encode()
+            return question + mac(token.bind_key, question)
         if not any(
             compare_digest(bind.challenge, self._challenge(bind, source.remote, valid))
-            for valid in (slot, slot - 1)
+            for valid in (slot, max(0, slot - 1))
         ):
             raise NotAllowedError("bad_challenge")
         bound = self._bind(bind, token, source, now)

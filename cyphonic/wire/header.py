@@ -192,8 +192,10 @@ def encode_relayed(relay_index: int) -> bytes:
 
 
 def decode_relayed(datagram: bytes) -> int:
-    """The relay index; raise MalformedError when the datagram is shorter than its header."""
+    """The relay index; raise MalformedError when the datagram is shorter than its header, or that is not zero."""
     if len(datagram) < RELAYED_HEADER_LENGTH:
         raise MalformedError("too_short")
+    if datagram[1:4] != b"\0\0\0":
+        raise MalformedError("bad_header")
     index: int = _RELAYED.unpack_from(datagram)[1]
     return index

@@ -1,6 +1,6 @@
 """Binding a role of a path at a relay, and the token that gives the right to.
 
-RelayBind and RelayBindAnswer, node to relay, one layout (flags: the role)::
+RelayBind and RelayBindAnswer, node to relay, one layout (bit 0 of the flags: the role)::
 
      0       1         2             4                  8               24               40
     +-------+---------+-------------+------------------+---------------+----------------+-------+------------+
@@ -11,9 +11,9 @@ RelayBind and RelayBindAnswer, node to relay, one layout (flags: the role)::
 A RelayBind has a zero challenge.  The proof is keyed BLAKE2s under the bind key over all bytes before it.  The
 answer repeats the token, so that the relay keeps nothing before the source address is proved.
 
-RelayBindChallenge, relay to node (40 bytes)::
+RelayBindChallenge, relay to node (56 bytes)::
 
-    type | version | flags | generation | path ID | challenge (16)
+    type | version | flags | generation | path ID | challenge (16) | proof (16)
 
 RelayBound, relay to node (66 bytes)::
 
@@ -22,6 +22,9 @@ RelayBound, relay to node (66 bytes)::
     | type  | version | flags (u16) | generation (u32) | path ID  (16) | relay index  (u32) | lifetime (u32) |
     +-------+---------+-------------+------------------+---------------+--------------------+----------------+
     | observed endpoint (18, IPv4 as ::ffff:a.b.c.d) | proof (16) |
+
+Flags without a meaning yet are sent as zero and ignored, and so are bytes between the fields and the proof of what
+a relay answers: all are authenticated by the proof.
 
 The token is {nonce (24), crypto_box(NMS secret key, relay public key) of a RelayToken body}.
 """
@@ -60,7 +63,7 @@ _CHALLENGE = _BIND
 _BOUND = struct.Struct(">BBHI16sII18s")
 
 BIND_TRAILER_LENGTH = MAC_LENGTH + MACS_LENGTH
-CHALLENGE_LENGTH = _CHALLENGE.size
+CHALLENGE_LENGTH = _CHALLENGE.size + MAC_LENGTH
 BOUND_LENGTH = _BOUND.size + MAC_LENGTH
 
 
@@ -87,16 +90,16 @@ class RelayBind(NamedTuple):
         token_length = len(datagram) - _BIND.size - BIND_TRAILER_LENGTH
         if not MIN_TOKEN_LENGTH <= token_length <= MAX_TOKEN_LENGTH:
             raise MalformedError("bad_length")
-        message_type, version, role, generation, path_id, challenge = _BIND.unpack_from(datagram)
-        _check_fixed(version, role)
+        message_type, version, flags, generation, path_id, challenge = _BIND.unpack_from(datagram)
+        _check_version(version)
         if (message_type == MessageType.RELAY_BIND_ANSWER) != (challenge != NO_CHALLENGE):
             raise MalformedError("bad_challenge")
         token = datagram[_BIND.size : _BIND.size + token_length]
-        return cls(Role(role), generation, path_id, challenge, token)
+        return cls(Role(flags & 1), generation, path_id, challenge, token)
 
 
 class RelayBindChallenge(NamedTuple):
-    """The relay's proof that an address receives."""
+    """The relay's question whether an address receives.  Without the proof."""
 
     role: Role
     generation: int
@@ -104,21 +107,21 @@ class RelayBindChallenge(NamedTuple):
     challenge: bytes
 
     def encode(self) -> bytes:
-        """The 40 bytes."""
+        """Everything before the proof."""
         return _CHALLENGE.pack(
             MessageType.RELAY_BIND_CHALLENGE, VERSION, self.role, self.generation, self.path_id, self.challenge
         )
 
     @classmethod
     def decode(cls, datagram: bytes) -> RelayBindChallenge:
-        """Raise MalformedError."""
-        if len(datagram) != CHALLENGE_LENGTH:
-            raise MalformedError("bad_length")
-        _, version, role, generation, path_id, challenge = _CHALLENGE.unpack(datagram)
-        _check_fixed(version, role)
+        """From a whole datagram, proof included but not checked; raise MalformedError."""
+        if len(datagram) < CHALLENGE_LENGTH:
+            raise MalformedError("too_short")
+        _, version, flags, generation, path_id, challenge = _CHALLENGE.unpack_from(datagram)
+        _check_version(version)
         if challenge == NO_CHALLENGE:
             raise MalformedError("bad_challenge")
-        return cls(Role(role), generation, path_id, challenge)
+        return cls(Role(flags & 1), generation, path_id, challenge)
 
 
 class RelayBound(NamedTuple):
@@ -148,15 +151,13 @@ class RelayBound(NamedTuple):
     @classmethod
     def decode(cls, datagram: bytes) -> RelayBound:
         """From a whole datagram, proof included but not checked; raise MalformedError."""
-        if len(datagram) != BOUND_LENGTH:
-            raise MalformedError("bad_length")
-        _, version, role, generation, path_id, index, lifetime, observed = _BOUND.unpack_from(datagram)
-        _check_fixed(version, role)
-        return cls(Role(role), generation, path_id, index, lifetime, Endpoint.decode_fixed(observed))
+        if len(datagram) < BOUND_LENGTH:
+            raise MalformedError("too_short")
+        _, version, flags, generation, path_id, index, lifetime, observed = _BOUND.unpack_from(datagram)
+        _check_version(version)
+        return cls(Role(flags & 1), generation, path_id, index, lifetime, Endpoint.decode_fixed(observed))
 
 
-def _check_fixed(version: int, role: int) -> None:
+def _check_version(version: int) -> None:
     if version != VERSION:
         raise MalformedError("unknown_version")
-    if role > Role.RESPONDER:
-        raise MalformedError("bad_flags")

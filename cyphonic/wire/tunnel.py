@@ -14,7 +14,7 @@ TunnelResponse::
     | type  | version | flags (u16) | sender index (u32) | receiver index (u32) | Noise message 2 | MAC (16) |
     +-------+---------+-------------+--------------------+----------------------+-----------------+----------+
 
-HolePunch (40 bytes; flags: the sender's role)::
+HolePunch (40 bytes; bit 0 of the flags: the sender's role)::
 
      0       1         2             4              8                24
     +-------+---------+-------------+--------------+----------------+----------+
@@ -22,10 +22,15 @@ HolePunch (40 bytes; flags: the sender's role)::
     +-------+---------+-------------+--------------+----------------+----------+
 
 Each MAC is keyed BLAKE2s over all bytes before it, under a key derived from the path key, so that a stranger
-cannot make a node compute a key exchange.  The handshake's prologue is ``b"cyphonic tunnel v1"`` and the path ID.
+cannot make a node compute a key exchange.  The handshake's prologue is ``b"cyphonic tunnel v1"`` and the first 24
+bytes of the TunnelRequest; the sender index of the response is repeated inside Noise message 2.  So both ends have
+agreed on everything that is not sealed.
 
 PathCheck and PathCheckAck have the capsule header (piece 0 of 1) and a sealed body: the check number (u32), and in
-the ack also the endpoint (6 or 18 bytes) from which the check came.
+the ack also the endpoint from which the check came (18 bytes, IPv4 as ::ffff:a.b.c.d).
+
+Flags without a meaning yet are sent as zero and ignored: all of them are authenticated.  Bytes that follow the
+fields of a HolePunch (before its MAC) or of a check's body are ignored too, so that later versions may add to them.
 """
 
 from __future__ import annotations
@@ -37,7 +42,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from cyphonic.errors import MalformedError
-from cyphonic.wire.codec import Body, UInt8, UInt64
+from cyphonic.wire.codec import Body, UInt8, UInt32, UInt64
 from cyphonic.wire.direction import Role
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import MAC_LENGTH, VERSION, MessageType
@@ -54,7 +59,7 @@ class TunnelRequestPayload(Body, frozen=True):
     """Inside Noise message 1."""
 
     stamp: UInt64
-    """Nanoseconds, greater than any before from this static key."""
+    """Nanoseconds of the sender's own clock, greater than any before under this path ID (which is never reused)."""
     suites: Annotated[list[UInt8], msgspec.Meta(min_length=1, max_length=8)]
     """In order of preference."""
 
@@ -63,6 +68,8 @@ class TunnelResponsePayload(Body, frozen=True):
     """Inside Noise message 2."""
 
     suite: UInt8
+    sender_index: UInt32
+    """As in the header."""
 
 
 _REQUEST = struct.Struct(">BBHI16s")
@@ -72,7 +79,9 @@ _CHECK = struct.Struct(">I")
 
 MIN_NOISE_1 = 32 + 48 + 16
 MIN_NOISE_2 = 32 + 16
-HOLE_PUNCH_LENGTH = _PUNCH.size + MAC_LENGTH
+REQUEST_HEADER_LENGTH = _REQUEST.size
+MIN_HOLE_PUNCH = _PUNCH.size + MAC_LENGTH
+_FIXED_ENDPOINT_LENGTH = 18
 
 
 class TunnelRequest(NamedTuple):
@@ -91,8 +100,8 @@ class TunnelRequest(NamedTuple):
         """From a whole datagram, MAC included but not checked; raise MalformedError."""
         if len(datagram) < _REQUEST.size + MIN_NOISE_1 + MAC_LENGTH:
             raise MalformedError("too_short")
-        _, version, flags, sender_index, path_id = _REQUEST.unpack_from(datagram)
-        _check_fixed(version, flags)
+        _, version, _, sender_index, path_id = _REQUEST.unpack_from(datagram)
+        _check_version(version)
         return cls(sender_index, path_id, datagram[_REQUEST.size : -MAC_LENGTH])
 
 
@@ -115,8 +124,8 @@ class TunnelResponse(NamedTuple):
         """From a whole datagram, MAC included but not checked; raise MalformedError."""
         if len(datagram) < _RESPONSE.size + MIN_NOISE_2 + MAC_LENGTH:
             raise MalformedError("too_short")
-        _, version, flags, sender_index, receiver_index = _RESPONSE.unpack_from(datagram)
-        _check_fixed(version, flags)
+        _, version, _, sender_index, receiver_index = _RESPONSE.unpack_from(datagram)
+        _check_version(version)
         return cls(sender_index, receiver_index, datagram[_RESPONSE.size : -MAC_LENGTH])
 
 
@@ -134,14 +143,11 @@ class HolePunch(NamedTuple):
     @classmethod
     def decode(cls, datagram: bytes) -> HolePunch:
         """From a whole datagram, MAC included but not checked; raise MalformedError."""
-        if len(datagram) != HOLE_PUNCH_LENGTH:
-            raise MalformedError("bad_length")
-        _, version, role, number, path_id = _PUNCH.unpack_from(datagram)
-        if version != VERSION:
-            raise MalformedError("unknown_version")
-        if role > Role.RESPONDER:
-            raise MalformedError("bad_flags")
-        return cls(Role(role), number, path_id)
+        if len(datagram) < MIN_HOLE_PUNCH:
+            raise MalformedError("too_short")
+        _, version, flags, number, path_id = _PUNCH.unpack_from(datagram)
+        _check_version(version)
+        return cls(Role(flags & 1), number, path_id)
 
 
 def encode_path_check(number: int) -> bytes:
@@ -151,26 +157,25 @@ def encode_path_check(number: int) -> bytes:
 
 def decode_path_check(body: bytes) -> int:
     """Number of a PathCheck; raise MalformedError."""
-    if len(body) != _CHECK.size:
+    if len(body) < _CHECK.size:
         raise MalformedError("bad_body")
-    number: int = _CHECK.unpack(body)[0]
+    number: int = _CHECK.unpack_from(body)[0]
     return number
 
 
 def encode_path_check_ack(number: int, observed: Endpoint) -> bytes:
     """Body of a PathCheckAck."""
-    return _CHECK.pack(number) + observed.encode()
+    return _CHECK.pack(number) + observed.encode_fixed()
 
 
 def decode_path_check_ack(body: bytes) -> tuple[int, Endpoint]:
     """Number and observed endpoint of a PathCheckAck; raise MalformedError."""
-    if len(body) < _CHECK.size:
+    end = _CHECK.size + _FIXED_ENDPOINT_LENGTH
+    if len(body) < end:
         raise MalformedError("bad_body")
-    return _CHECK.unpack_from(body)[0], Endpoint.decode(body[_CHECK.size :])
+    return _CHECK.unpack_from(body)[0], Endpoint.decode_fixed(body[_CHECK.size : end])
 
 
-def _check_fixed(version: int, flags: int) -> None:
+def _check_version(version: int) -> None:
     if version != VERSION:
         raise MalformedError("unknown_version")
-    if flags:
-        raise MalformedError("bad_flags")

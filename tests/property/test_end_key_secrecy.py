@@ -174,7 +174,7 @@ class Attacker:
         second = TunnelResponse.decode(self.recording.response).noise
         initiator, responder = self.recording.statics
         state = SymmetricState(IKPSK2.protocol_name)
-        state.mix_hash(b"cyphonic tunnel v1" + self.recording.path_id)
+        state.mix_hash(b"cyphonic tunnel v1" + self.recording.request[:24])
         state.mix_hash(responder)
         state.mix_hash(first[:32])
         state.mix_key(first[:32])

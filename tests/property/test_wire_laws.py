@@ -54,7 +54,7 @@ MESSAGES: dict[type, tuple[st.SearchStrategy[Message], int]] = {
         st.builds(RelayBind, roles, u32, identifiers, identifiers, st.binary(min_size=40, max_size=256)),
         48,
     ),
-    RelayBindChallenge: (st.builds(RelayBindChallenge, roles, u32, identifiers, identifiers.filter(any)), 0),
+    RelayBindChallenge: (st.builds(RelayBindChallenge, roles, u32, identifiers, identifiers.filter(any)), 16),
     RelayBound: (st.builds(RelayBound, roles, u32, identifiers, u32, u32, unmapped), 16),
 }
 """Each message, and how many bytes of MAC follow it."""

@@ -33,8 +33,9 @@ def sent(binding: Binding) -> list[RelayBind]:
     return [RelayBind.decode(datagram) for datagram, _ in outgoing]
 
 
-def challenge(generation: int, path_id: bytes = PATH) -> bytes:
-    return RelayBindChallenge(Role.RESPONDER, generation, path_id, CHALLENGE).encode()
+def challenge(binding: Binding, generation: int, path_id: bytes = PATH) -> bytes:
+    message = RelayBindChallenge(Role.RESPONDER, generation, path_id, CHALLENGE).encode()
+    return message + mac(binding.grant.bind_key, message)
 
 
 def bound(binding: Binding, generation: int, index: int = 77) -> bytes:
@@ -45,7 +46,7 @@ def bound(binding: Binding, generation: int, index: int = 77) -> bytes:
 def bind(binding: Binding, now: float = 0.0) -> None:
     binding.start(now)
     sent(binding)
-    assert binding.receive_datagram(challenge(binding.generation), RELAY, now)
+    assert binding.receive_datagram(challenge(binding, binding.generation), RELAY, now)
     sent(binding)
     assert binding.receive_datagram(bound(binding, binding.generation), RELAY, now)
 
@@ -56,7 +57,7 @@ def test_four_datagrams_bind() -> None:
     binding.start(0.0)
     [request] = sent(binding)
     assert request.challenge == NO_CHALLENGE
-    assert binding.receive_datagram(challenge(1), RELAY, 0.1)
+    assert binding.receive_datagram(challenge(binding, 1), RELAY, 0.1)
     [answer] = sent(binding)
     assert answer.challenge == CHALLENGE
     assert answer.token == request.token
@@ -83,7 +84,7 @@ def test_the_bind_is_resent_then_given_up() -> None:
 def test_a_lost_relay_bound_makes_the_answer_repeat_while_the_challenge_is_fresh() -> None:
     binding = make_binding()
     binding.start(0.0)
-    binding.receive_datagram(challenge(1), RELAY, 0.1)
+    binding.receive_datagram(challenge(binding, 1), RELAY, 0.1)
     sent(binding)
     binding.handle_timeout(0.6)
     [answer] = sent(binding)
@@ -103,7 +104,7 @@ def test_a_standing_binding_is_renewed_under_a_greater_generation_and_stays_usab
     assert request.generation == 2
     assert binding.bound
     assert binding.relay_index == 77
-    binding.receive_datagram(challenge(2), RELAY, deadline)
+    binding.receive_datagram(challenge(binding, 2), RELAY, deadline)
     binding.receive_datagram(bound(binding, 2, index=78), RELAY, deadline)
     assert binding.relay_index == 78
 
@@ -120,8 +121,8 @@ def test_a_renewal_that_nobody_answers_ends_the_binding() -> None:
 def test_what_comes_from_elsewhere_or_for_another_path_is_left_alone() -> None:
     binding = make_binding()
     binding.start(0.0)
-    assert not binding.receive_datagram(challenge(1), ELSEWHERE, 0.0)
-    assert not binding.receive_datagram(challenge(1, path_id=bytes(16)), RELAY, 0.0)
+    assert not binding.receive_datagram(challenge(binding, 1), ELSEWHERE, 0.0)
+    assert not binding.receive_datagram(challenge(binding, 1, path_id=bytes(16)), RELAY, 0.0)
     assert not binding.receive_datagram(b"\x04 a capsule", RELAY, 0.0)
     assert not binding.receive_datagram(b"", RELAY, 0.0)
     assert binding.state is BindingState.BINDING
@@ -130,11 +131,11 @@ def test_what_comes_from_elsewhere_or_for_another_path_is_left_alone() -> None:
 @pytest.mark.parametrize(
     "forge",
     [
-        lambda _: challenge(2),
+        lambda binding: challenge(binding, 2),
         lambda binding: bound(binding, 1)[:-1] + b"\x00",
         lambda binding: bound(binding, 1)[:-1],
         lambda binding: bound(binding, 1),
-        lambda _: challenge(1)[:-1],
+        lambda binding: challenge(binding, 1)[:-1],
     ],
     ids=["other generation", "bad proof", "cut", "before the challenge", "cut challenge"],
 )

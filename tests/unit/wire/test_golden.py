@@ -49,9 +49,11 @@ from cyphonic.wire.registration import (
     KeepAlive,
     KeepAliveAck,
     Leave,
+    MeasuredRegistration,
     RegistrationRequest,
     RegistrationResponse,
     RelayAddress,
+    RelayRoundTrip,
 )
 from cyphonic.wire.relay import NO_CHALLENGE, RelayBind, RelayBindChallenge, RelayBound, RelayToken
 from cyphonic.wire.revocation import PathRevocation, PathRevocationAck, RevocationOrder
@@ -145,6 +147,9 @@ LOGIN_RESPONSE = LoginResponse(
 TICKET = write_ticket(ticket_key(RELAY.secret), IPV4, TIME / 1000)
 PROBE = RelayProbe(some("probe", 16), other_port=True, elsewhere=IPV4, ticket=TICKET)
 PROBE_REPLY = RelayProbeReply(PROBE.nonce, IPV4, 50444, TICKET, from_other_port=True)
+MEASURED_REGISTRATION = MeasuredRegistration(
+    7, ENDPOINTS, SIGNED_CERTIFICATE, 0, [RelayRoundTrip(IPV4.encode(), 12), RelayRoundTrip(IPV6.encode(), 0xFFFF)]
+)
 ROUTE = Route("192.0.2.10", 443, "192.0.2.1", 50443)
 BATCH = Batch("frontend-1", 3, [Job(some("job", 60), Origin.UDP, ROUTE)])
 REPORT = Report("worker-1", "ipc:///run/w1", b"", [0, 1], 4, [3], [Send(some("answer", 60), ROUTE)], [b"job"])
@@ -154,12 +159,13 @@ BODIES: list[Body] = [
     *DISTRIBUTION.values(),
     LOGIN_REQUEST,
     LOGIN_RESPONSE,
+    MEASURED_REGISTRATION,
     CERTIFICATE,
     TOKEN,
     BATCH,
     REPORT,
     TUNNEL_REQUEST,
-    TunnelResponsePayload(Suite.AES_256_GCM),
+    TunnelResponsePayload(Suite.AES_256_GCM, 0x22222222),
 ]
 
 
@@ -187,6 +193,11 @@ def bind(challenge: bytes) -> bytes:
     return append_macs(message + mac(BIND_KEY, message), mac1_key(RELAY.public))
 
 
+def bind_challenge() -> bytes:
+    message = RelayBindChallenge(Role.INITIATOR, 1, PATH_ID, some("challenge", 16)).encode()
+    return message + mac(BIND_KEY, message)
+
+
 def bound() -> bytes:
     message = RelayBound(Role.INITIATOR, 1, PATH_ID, 0x33333333, 300, IPV4).encode()
     return message + mac(BIND_KEY, message)
@@ -206,11 +217,14 @@ MESSAGES: dict[str, Callable[[], bytes]] = {
     "path_check_ack": lambda: sealed(MessageType.PATH_CHECK_ACK, encode_path_check_ack(5, IPV6)),
     "relayed": lambda: encode_relayed(0x33333333) + sealed(MessageType.CAPSULE, b"a packet"),
     "relay_bind": lambda: bind(NO_CHALLENGE),
-    "relay_bind_challenge": RelayBindChallenge(Role.INITIATOR, 1, PATH_ID, some("challenge", 16)).encode,
+    "relay_bind_challenge": bind_challenge,
     "relay_bind_answer": lambda: bind(some("challenge", 16)),
     "relay_bound": bound,
     "relay_probe": lambda: write_probe(PROBE, mac1_key(RELAY.public), 120),
     "relay_probe_reply": lambda: write_probe_reply(PROBE_REPLY, mac1_key(RELAY.public)),
+    "registration_request_measured": lambda: seal_signaling(
+        signaling_header(MessageType.REGISTRATION_REQUEST), MEASURED_REGISTRATION, COMMON_KEY, fixed("measured")
+    ),
     "login_request": lambda: login()[1],
     "login_response": lambda: login()[2],
     "certificate": lambda: SIGNED_CERTIFICATE,
@@ -297,6 +311,13 @@ def test_the_capsule_vectors_open() -> None:
         assert tunnel(suite)[3].open(read_vector(name)) == (b"a packet", 0)
 
 
+def test_a_registration_is_read_with_measurements_and_without() -> None:
+    header = signaling_header(MessageType.REGISTRATION_REQUEST)
+    for name, expected in (("", []), ("_measured", MEASURED_REGISTRATION.relays)):
+        data = read_vector(f"registration_request{name}")
+        assert decode(open_signaling(data, header, COMMON_KEY), MeasuredRegistration).relays == expected
+
+
 def test_the_probe_vectors_are_read() -> None:
     assert RelayProbe.decode(read_vector("relay_probe")) == PROBE
     assert read_probe_reply(read_vector("relay_probe_reply"), mac1_key(RELAY.public)) == PROBE_REPLY
@@ -322,6 +343,6 @@ def bodies_of(base: type[Body]) -> Iterator[type[Body]]:
 
 
 def test_no_body_is_left_out() -> None:
-    within = {RelayAddress, RelayGrant, Job, Route, Send}
+    within = {RelayAddress, RelayGrant, RelayRoundTrip, Job, Route, Send}
     ours = {body_type for body_type in bodies_of(Body) if body_type.__module__.startswith("cyphonic.wire")}
     assert ours - within == {type(body) for body in BODIES}
