@@ -152,6 +152,12 @@ class Attachment:
         if self.phase is Phase.REGISTERED:
             self._begin(now)
 
+    def turn_away(self, now: float) -> None:
+        """The frontend is busy: a registration goes to the next one; a keepalive is just missing its answer."""
+        if self._leg is not None:
+            self._leg.turn_away(now)
+            self._timetable.set(self, self._leg.deadline, self._on_timer)
+
     def _rest(self, phase: Phase) -> None:
         self.phase = phase
         self._leg = None
@@ -205,7 +211,7 @@ class Attachment:
         transaction_id = self._resources.chance(IDENTIFIER_LENGTH)
         self._awaited.append(transaction_id)
         datagram = self._ring.seal(MessageType.KEEP_ALIVE, transaction_id, KeepAlive(key.next_counter()))
-        self._outbox.send(datagram, self._frontend)
+        self._outbox.send(datagram, self._frontend, now)
         self._timetable.set(self, now + KEEPALIVE_PATIENCE, self._on_timer)
 
     def _on_timer(self, now: float, wall: float) -> None:  # noqa: ARG002 - every timer is told both times

@@ -47,6 +47,7 @@ from cyphonic.protocol.client_events import (
 from cyphonic.protocol.client_resources import ClientResources
 from cyphonic.protocol.cloud_clock import CloudClock
 from cyphonic.protocol.common_key import KeyDoubt, KeyRing
+from cyphonic.protocol.cookie import cookie_key
 from cyphonic.protocol.direction_leg import Directions, Target, fold_name
 from cyphonic.protocol.frontend_list import FrontendList
 from cyphonic.protocol.limits import COMMON_KEY_RENEWAL, COMMON_KEY_RENEWAL_JITTER
@@ -114,6 +115,7 @@ class SignalingClient:
         """``verified``: certificates that clients of one process share, so that each is verified once."""
         self.cloud = cloud
         self._static_key = identity.static.public
+        self._as_cookie_key = cookie_key(cloud.as_key)
         self._chance = chance
         resources = ClientResources(chance)
         self._outbox = resources.outbox
@@ -201,6 +203,7 @@ class SignalingClient:
         """Register anew and send again what is in flight: addresses stayed, but the way may have changed."""
         if self._ended is not None:
             return
+        self._outbox.cookies.clear()
         self._login.underlay_changed(now)
         self._register(now)
         self._directions.redirect(self._nms_frontends.round(), now)
@@ -223,7 +226,7 @@ class SignalingClient:
             body = Leave(key.next_counter())
             datagram = self._ring.seal(MessageType.LEAVE, self._chance(IDENTIFIER_LENGTH), body)
             for copy in range(LEAVE_COPIES):
-                self._outbox.send(datagram, destinations[copy % len(destinations)])
+                self._outbox.send(datagram, destinations[copy % len(destinations)], now)
         self._stop(ClientState.LEFT)
         self._ring.discard()
 
@@ -272,6 +275,7 @@ class SignalingClient:
 
     def _open(self, arrival: _Arrival, body_type: type[BodyT]) -> BodyT:
         plaintext = self._ring.open(arrival.datagram, arrival.header, arrival.now)
+        self._outbox.cookies.answered(arrival.datagram, arrival.source)
         if self._ring.current is not None and arrival.header.key_number == self._ring.current.number:
             self._doubt.dispel()
             self._timetable.clear("doubt")
@@ -279,6 +283,7 @@ class SignalingClient:
 
     def _receive_login_response(self, arrival: _Arrival) -> None:
         response = self._login.read(arrival.header, arrival.datagram)
+        self._outbox.cookies.answered(arrival.datagram, arrival.source)
         outcome = read_outcome(response)
         if outcome is LoginOutcome.ACCEPTED:
             admission = read_admission(response, self._static_key, self._book, arrival.now, arrival.wall)
@@ -325,7 +330,9 @@ class SignalingClient:
         body = self._open(arrival, PathRevocation)
         ack = PathRevocationAck(body.node_id)
         self._outbox.send(
-            self._ring.seal(MessageType.PATH_REVOCATION_ACK, arrival.header.transaction_id, ack), arrival.source
+            self._ring.seal(MessageType.PATH_REVOCATION_ACK, arrival.header.transaction_id, ack),
+            arrival.source,
+            arrival.now,
         )
         if self.certificate is not None and body.node_id == self.certificate.node_id:
             if self._ended is None and body.generation >= self.certificate.generation:
@@ -354,7 +361,25 @@ class SignalingClient:
             self._outbox.events.append(VersionHinted(arrival.source))
 
     def _receive_busy(self, arrival: _Arrival) -> None:
-        self._check_hint(arrival.header)  # the next sending comes in its time, and soon goes to another frontend
+        self._check_hint(arrival.header)
+        transaction_id, now = arrival.header.transaction_id, arrival.now
+        attachment = self._registrations.awaiting(transaction_id)
+        if self._login.awaits(transaction_id):
+            self._login.turn_away(now)
+        elif attachment is not None:
+            attachment.turn_away(now)
+        else:
+            self._directions.turn_away(transaction_id, now)
+
+    def _receive_cookie_reply(self, arrival: _Arrival) -> None:
+        cookies, reply, source = self._outbox.cookies, arrival.datagram, arrival.source
+        if cookies.request_of(reply, source)[0] == MessageType.LOGIN_REQUEST:
+            key = self._as_cookie_key
+        elif self._ring.current is not None:
+            key = self._ring.current.nms_cookie_key
+        else:
+            raise NotAllowedError("not_logged_in")
+        self._outbox.pass_on(cookies.accept(reply, source, key, arrival.now), source)
 
     def _check_hint(self, header: SignalingHeader) -> None:
         transaction_id = header.transaction_id
@@ -441,7 +466,8 @@ _HANDLERS: dict[MessageType, _Handler] = {
     MessageType.KEY_UNKNOWN: SignalingClient._receive_key_unknown,
     MessageType.VERSION_HINT: SignalingClient._receive_version_hint,
     MessageType.BUSY: SignalingClient._receive_busy,
+    MessageType.COOKIE_REPLY: SignalingClient._receive_cookie_reply,
 }
 _FROM_AS_ALONE = frozenset({MessageType.LOGIN_RESPONSE})
-_FROM_AS = _FROM_AS_ALONE | {MessageType.VERSION_HINT, MessageType.BUSY}
+_FROM_AS = _FROM_AS_ALONE | {MessageType.VERSION_HINT, MessageType.BUSY, MessageType.COOKIE_REPLY}
 """What an AS frontend may send; everything but the first may come from an NMS frontend."""

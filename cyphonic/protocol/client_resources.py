@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.client_events import Event
+from cyphonic.protocol.cookie import CookieJar
 from cyphonic.protocol.retransmission import Retransmission, RetryBudget
 from cyphonic.protocol.timetable import Timetable
 from cyphonic.wire.endpoint import Endpoint
@@ -23,9 +24,14 @@ class ClientOutbox:
         self.datagrams: list[tuple[bytes, Endpoint]] = []
         self.events: list[Event] = []
         self.drops: Counter[str] = Counter()
+        self.cookies = CookieJar()
 
-    def send(self, datagram: bytes, endpoint: Endpoint) -> None:
-        """Queue a datagram, or count it as dropped when the driver does not empty the queue."""
+    def send(self, datagram: bytes, endpoint: Endpoint, now: float) -> None:
+        """Queue a request, under the endpoint's cookie where there is one."""
+        self.pass_on(self.cookies.dress(datagram, endpoint, now), endpoint)
+
+    def pass_on(self, datagram: bytes, endpoint: Endpoint) -> None:
+        """Queue a datagram as it is, or count it as dropped when the driver does not empty the queue."""
         if len(self.datagrams) < OUTBOX_LIMIT:
             self.datagrams.append((datagram, endpoint))
         else:
@@ -35,7 +41,7 @@ class ClientOutbox:
         """Queue what ``leg`` has to send now, if anything."""
         sending = leg.due(now)
         if sending is not None:
-            self.send(*sending)
+            self.send(*sending, now)
 
 
 @dataclass(frozen=True, slots=True)

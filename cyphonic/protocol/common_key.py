@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from cyphonic.errors import NotAllowedError
 from cyphonic.protocol.chance import Chance, fraction
+from cyphonic.protocol.cookie import cookie_key
 from cyphonic.protocol.limits import (
     KEY_UNKNOWN_HINTS,
     KEY_UNKNOWN_PATIENCE,
@@ -26,6 +27,7 @@ class CommonKey:
     secret: bytes = field(repr=False)
     node_id: bytes
     nms_mac1_key: bytes = field(repr=False)
+    nms_cookie_key: bytes = field(repr=False)
     expires: float
     """Monotonic seconds."""
     counter: int = 0
@@ -33,7 +35,7 @@ class CommonKey:
     @classmethod
     def make(cls, number: int, secret: bytes, node_id: bytes, nms_key: bytes, expires: float) -> CommonKey:
         """The key for a node and the NMS with public key ``nms_key``."""
-        return cls(number, secret, node_id, mac1_key(nms_key), expires)
+        return cls(number, secret, node_id, mac1_key(nms_key), cookie_key(nms_key), expires)
 
     def next_counter(self) -> int:
         """Of registrations and keepalives under this key."""

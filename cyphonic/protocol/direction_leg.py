@@ -130,6 +130,13 @@ class Directions:
         transaction = self._by_wire_id.get(transaction_id)
         return transaction is not None and transaction.leg is not None
 
+    def turn_away(self, transaction_id: bytes, now: float) -> None:
+        """The frontend that was asked is busy; does nothing for a transaction that is not in flight."""
+        transaction = self._by_wire_id.get(transaction_id)
+        if transaction is not None and transaction.leg is not None:
+            transaction.leg.turn_away(now)
+            self._set_timer(transaction, min(transaction.leg.deadline, transaction.give_up_at))
+
     # -- answers ---------------------------------------------------------------------------------------------
 
     def receive_route(
@@ -177,7 +184,7 @@ class Directions:
         certificate, candidates = self._check(body, wall)
         confirmation = RouteDirectionConfirmation(body.handle)
         self._outbox.send(
-            self._ring.seal(MessageType.ROUTE_DIRECTION_CONFIRMATION, body.handle, confirmation), source
+            self._ring.seal(MessageType.ROUTE_DIRECTION_CONFIRMATION, body.handle, confirmation), source, now
         )
         if body.path_id in self._seen:
             return

@@ -14,6 +14,8 @@ REKEY_ATTEMPT_TIME = 90.0
 REKEY_TIMEOUT = 5.0
 KEEPALIVE_TIMEOUT = 10.0
 COOKIE_REFRESH_TIME = 120.0
+COOKIE_DOUBT_AFTER = 0.4
+"""A cookie that was used for this long without any answer is used no more: less than the first resending."""
 
 PREVIOUS_SESSION_GRACE = 10.0
 """The previous session still opens capsules until the new one is this old."""

@@ -94,6 +94,12 @@ class LoginLeg:
         self._backoff.reset()
         self._timetable.set(_TIMER, now, self._on_timer)
 
+    def turn_away(self, now: float) -> None:
+        """The frontend that was asked is busy."""
+        if self._leg is not None:
+            self._leg.turn_away(now)
+            self._timetable.set(_TIMER, self._leg.deadline, self._on_timer)
+
     def awaits(self, transaction_id: bytes) -> bool:
         """Whether that is the request in flight."""
         return self._leg is not None and transaction_id == self._transaction_id

@@ -53,7 +53,8 @@ MAX_INQUIRIES = 256
 
 _SEALED = frozenset({MessageType.CAPSULE, MessageType.PATH_CHECK, MessageType.PATH_CHECK_ACK})
 _BY_PATH_ID = {MessageType.TUNNEL_REQUEST: slice(8, 24), MessageType.HOLE_PUNCH: slice(8, 24)}
-_FROM_RELAY = frozenset({MessageType.RELAY_BIND_CHALLENGE, MessageType.RELAY_BOUND})
+_FROM_RELAY = frozenset({MessageType.RELAY_BIND_CHALLENGE, MessageType.RELAY_BOUND, MessageType.COOKIE_REPLY})
+_GONE = frozenset({RefusalReason.UNKNOWN_NAME, RefusalReason.OFFLINE})
 _FIRST_CLOUD_TYPE = MessageType.LOGIN_REQUEST
 
 
@@ -178,7 +179,9 @@ class Overlay:
         try:
             if not datagram:
                 raise MalformedError("too_short")
-            if datagram[0] >= _FIRST_CLOUD_TYPE:
+            if datagram[0] == MessageType.COOKIE_REPLY and datagram[8:24] in self._by_path:
+                self._receive_from_node(datagram, Destination(source), now)  # from a relay
+            elif datagram[0] >= _FIRST_CLOUD_TYPE:
                 self.client.receive_datagram(datagram, source, now, wall)
                 self._after_client(now)
             elif datagram[0] == MessageType.RELAYED:

@@ -2,7 +2,8 @@
 
 The same bytes go out 0, 0.5, 1.5, 3.5 and 7.5 s after the start (each but the first up to 10 % later), the first
 two to the same frontend, then round the list.  At 15.5 s the leg is given up.  A driver that comes late sends
-once, not once for every sending that it missed.
+once, not once for every sending that it missed.  A frontend that says it is busy is not asked a second time, and
+the next one up to a second later than planned.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ RETRY_BUDGET = 64
 """Resendings that one client may make at once."""
 RETRY_BUDGET_RATE = 16.0
 """Resendings per second that it earns back."""
+BUSY_DELAY = 1.0
+"""Seconds, at most: how much later the sending after a Busy comes, at random."""
 
 
 class RetryBudget:
@@ -77,6 +80,7 @@ class Retransmission:
         "_sent",
         "_started",
         "_step",
+        "_turned_away",
         "deadline",
     )
 
@@ -98,6 +102,7 @@ class Retransmission:
         self._step = 0
         self._sent = 0
         self._resume: float | None = None
+        self._turned_away = 0
         self.deadline = now
         """When to call ``due`` again, or, after the last sending, when to give up."""
 
@@ -126,6 +131,14 @@ class Retransmission:
         if self._resume is None:
             self._resume = self.deadline
         self.deadline = now
+
+    def turn_away(self, now: float) -> None:
+        """A Busy came: the next sending goes to the next endpoint, a little later; once for each sending."""
+        if self._turned_away == self._sent or self._step >= len(RESEND_AFTER):
+            return
+        self._sent = self._turned_away = max(self._sent, 2)
+        later = max(now, self.deadline) + BUSY_DELAY * fraction(self._chance)
+        self.deadline = min(later, self._started + GIVE_UP_AFTER)
 
     def gave_up(self, now: float) -> bool:
         """Whether the time for an answer is over."""

@@ -5,10 +5,11 @@ import random
 import pytest
 
 from cyphonic.protocol.binding import Binding
+from cyphonic.protocol.buckets import TokenBucket
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.limits import BINDING_IDLE, CHALLENGE_SLOT, TOKEN_LIFETIME
 from cyphonic.protocol.token import seal_token
-from cyphonic.relay.bindings import BindingLimits, BindingTable, TokenBucket, Way
+from cyphonic.relay.bindings import BindingLimits, BindingTable, Way
 from cyphonic.wire.direction import RelayGrant, Role
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import encode_relayed
