@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from cyphonic.protocol.certificate import read_certificate
 from cyphonic.protocol.keys import KeyPair, SigningKeyPair
 from cyphonic.protocol.login import LoginInitiator
@@ -29,7 +31,14 @@ from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import MessageType, SignalingHeader
 from cyphonic.wire.job import Job, Origin, Route, Send, Service
 from cyphonic.wire.login import LoginOutcome, LoginRequest, LoginResponse
-from cyphonic.wire.registration import KeepAlive, KeepAliveAck, RegistrationRequest, RegistrationResponse
+from cyphonic.wire.registration import (
+    KeepAlive,
+    KeepAliveAck,
+    MeasuredRegistration,
+    RegistrationRequest,
+    RegistrationResponse,
+    RelayRoundTrip,
+)
 from cyphonic.workers.dispatch import Dispatcher, Outcome
 from cyphonic.workers.setting import ServiceKeys
 
@@ -190,12 +199,20 @@ class FakeNode:
         assert (header.type, header.node_id) == (kind, self.node_id)
         return decode(open_signaling(send.datagram, header, self.login.common_key), body_type)
 
-    def registration(self, endpoint: Endpoint | None = None, candidates: Sequence[Endpoint] | None = None) -> Job:
+    def registration(
+        self,
+        endpoint: Endpoint | None = None,
+        candidates: Sequence[Endpoint] | None = None,
+        round_trips: dict[Endpoint, int] | None = None,
+    ) -> Job:
         """A registration with the next counter."""
         assert self.login is not None
         self.counter += 1
         own = [self.endpoint] if candidates is None else candidates
         body = RegistrationRequest(self.counter, [one.encode() for one in own], self.login.certificate)
+        if round_trips is not None:
+            relays = [RelayRoundTrip(relay.encode(), ms) for relay, ms in round_trips.items()]
+            body = MeasuredRegistration(**msgspec.structs.asdict(body), relays=relays)
         return self.job(MessageType.REGISTRATION_REQUEST, body, endpoint=endpoint)
 
     def register(

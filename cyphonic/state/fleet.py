@@ -13,6 +13,8 @@ from cyphonic.wire.endpoint import Endpoint
 
 HEARTBEAT = 1.0
 """Seconds between two announcements."""
+COOKIE_SECRET_LIFETIME = 3600
+"""Seconds after the last heartbeat of a frontend: longer than any cookie is good for."""
 SILENCE = 5.0
 """Seconds without one after which a member is gone."""
 
@@ -110,6 +112,22 @@ def decode_fleet(values: list[bytes]) -> Fleet:
         [member for member in members if isinstance(member, WorkerMember)],
         [member for member in members if isinstance(member, RelayMember)],
     )
+
+
+def agree_on_cookie_secret(store: Store, proposed: bytes) -> bytes:
+    """The secret that all frontends make cookies with: whoever comes first proposes it."""
+    expiry = str(COOKIE_SECRET_LIFETIME)
+    *_, agreed = results = store.round_trip(
+        [
+            ("SET", keys.FLEET_COOKIE, proposed, "NX", "EX", expiry),
+            ("EXPIRE", keys.FLEET_COOKIE, expiry),
+            ("GET", keys.FLEET_COOKIE),
+        ]
+    )
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return bytes(agreed)
 
 
 def _time(wall: float | None) -> str:

@@ -25,7 +25,7 @@ key                          type    value                                      
 ``nms:address:<address>``    string  node ID that holds the virtual address (4 or 16 bytes)  never: registry
 ``nms:ipv4:taken``           string  count of IPv4 addresses held                            never: registry
 ``nms:resting:4``, ``:6``    zset    freed virtual address -> when it may be given again     members leave
-``nms:lease:<family>:<node>`` hash   observed, service, candidates, capabilities, refreshed  LEASE
+``nms:lease:<family>:<node>`` hash   observed, service, candidates, capabilities, round_trips, refreshed  LEASE
 ``nms:order:<node>``         hash    highest accepted order per family, recent ones          2 COMMON_KEY_LIFETIME
 ``nms:transaction:<node><tx>`` string handle of the initiator's direction                    TRANSACTION_LIFETIME
 ``nms:direction:<handle>``   hash    state, initiator, responder, route, saved (sealed)      TRANSACTION_LIFETIME
@@ -35,6 +35,7 @@ key                          type    value                                      
 ``nms:revocations``          zset    revoked node with outstanding acks -> next push         PATH_KEY_LIFETIME
 ``fleet``                    zset    instance -> its last heartbeat                          a minute
 ``fleet:members``            hash    instance -> FleetMember                                 a minute
+``fleet:cookie``             string  secret that frontends make cookies with                 an hour without any
 ============================ ======= ======================================================= ======================
 
 Owners: ``as:`` is written by AS workers, ``nms:`` by NMS workers, both by the administrator's commands; ``fleet``
@@ -54,6 +55,7 @@ NMS_RESTING_IPV6 = b"nms:resting:6"
 NMS_REVOCATIONS = b"nms:revocations"
 FLEET = b"fleet"
 FLEET_MEMBERS = b"fleet:members"
+FLEET_COOKIE = b"fleet:cookie"
 
 
 def as_node(static_key: bytes) -> bytes:

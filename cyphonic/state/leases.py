@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,10 +16,14 @@ FAMILIES = (4, 6)
 ORDER_LIFETIME = 2 * COMMON_KEY_LIFETIME
 """Seconds: longer than any common key under which an old counter could come again."""
 
+LEASE_FIELDS = ("observed", "service", "candidates", "refreshed", "round_trips")
+"""In this order in scripts too."""
+
 _MOVE = Script("move_lease")
 _END = Script("end_leases")
 _encoder = msgspec.msgpack.Encoder()
 _endpoints = msgspec.msgpack.Decoder(list[Endpoint])
+_round_trips = msgspec.msgpack.Decoder(list[tuple[Endpoint, int]])
 _endpoint = msgspec.msgpack.Decoder(Endpoint)
 
 
@@ -33,6 +37,8 @@ class Lease(NamedTuple):
     candidates: list[Endpoint]
     refreshed: int
     """Unix milliseconds."""
+    round_trips: dict[Endpoint, int] = {}
+    """Milliseconds to relays, as the node measured them; see ``protocol/relay_choice.py``."""
 
     def live(self, wall: float) -> bool:
         """Whether it was refreshed within LEASE.  Redis forgets it then too, but by its own clock."""
@@ -41,7 +47,7 @@ class Lease(NamedTuple):
     @classmethod
     def parse(cls, values: Sequence[bytes | None]) -> Lease | None:
         """From the fields of ``read_lease``; None when there is no live lease."""
-        observed, service, candidates, refreshed = values
+        observed, service, candidates, refreshed, round_trips = values
         if observed is None or service is None:
             return None
         return cls(
@@ -49,6 +55,7 @@ class Lease(NamedTuple):
             _endpoint.decode(service),
             _endpoints.decode(candidates) if candidates else [],
             int(refreshed or 0),
+            dict(_round_trips.decode(round_trips)) if round_trips else {},
         )
 
 
@@ -64,7 +71,7 @@ def order(key_number: int, counter: int) -> bytes:
 
 def read_lease(family: int, node_id: bytes) -> Command:
     """For ``Lease.parse``."""
-    return ("HMGET", keys.nms_lease(family, node_id), "observed", "service", "candidates", "refreshed")
+    return ("HMGET", keys.nms_lease(family, node_id), *LEASE_FIELDS)
 
 
 def register(
@@ -76,10 +83,14 @@ def register(
     candidates: Sequence[Endpoint],
     capabilities: int,
     wall: float,
+    round_trips: Mapping[Endpoint, int] | None = None,
 ) -> ScriptCall:
     """Make or replace the lease of the observed endpoint's family; see ``MoveResult``."""
+    measured = _encoder.encode(list((round_trips or {}).items()))
     arguments = _move_arguments(b"register", key_number, counter, observed, service, wall)
-    return _MOVE.call(_move_keys(node_id, observed), (*arguments, _encoder.encode(candidates), capabilities))
+    return _MOVE.call(
+        _move_keys(node_id, observed), (*arguments, _encoder.encode(candidates), capabilities, measured)
+    )
 
 
 def refresh(
@@ -87,7 +98,7 @@ def refresh(
 ) -> ScriptCall:
     """Keep a lease, and move it when its node has moved; see ``MoveResult``."""
     arguments = _move_arguments(b"refresh", key_number, counter, observed, service, wall)
-    return _MOVE.call(_move_keys(node_id, observed), (*arguments, b"", 0))
+    return _MOVE.call(_move_keys(node_id, observed), (*arguments, b"", 0, b""))
 
 
 def end(node_id: bytes, key_number: int, counter: int) -> ScriptCall:

@@ -17,6 +17,7 @@ Identifier = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 EndpointBytes = Annotated[bytes, msgspec.Meta(min_length=6, max_length=18)]
 UInt8 = Annotated[int, msgspec.Meta(ge=0, lt=2**8)]
+UInt16 = Annotated[int, msgspec.Meta(ge=0, lt=2**16)]
 UInt32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 UInt64 = Annotated[int, msgspec.Meta(ge=0)]
 """MessagePack itself has no larger integer."""

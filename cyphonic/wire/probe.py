@@ -20,9 +20,10 @@ RelayProbeReply, relay to node, 74 bytes: never longer than what it answers::
 
 Flags: 1, reply from the other one of the relay's two ports; 2, reply to ``elsewhere`` instead of to the source.
 Endpoints are 18 bytes, IPv4 as ::ffff:a.b.c.d.  A *ticket* proves that a relay of the site has sent to ``observed``
-a moment ago; only an endpoint with a ticket may be named as ``elsewhere``, and a reply that goes there bears none (it
-is zero).  The padding makes a probe as long as a path is to be measured for.  The MAC of the reply is keyed by the
-MAC1 key of the relay: it shows damage; that the answer is the relay's is shown by the nonce.
+a moment ago; only an endpoint with a ticket may be named as ``elsewhere``, and a reply that goes there bears none
+(zero).  The padding makes a probe as long as a path is to be measured for.  The MAC of the reply is keyed by the
+MAC1 key of the relay: it shows damage; that the answer is the relay's is shown by the nonce.  Other flags are sent
+as zero and ignored, and so are bytes between the fields of a reply and its MAC.
 """
 
 from __future__ import annotations
@@ -81,8 +82,6 @@ class RelayProbe(NamedTuple):
         _, version, flags, _, nonce, elsewhere, ticket = _PROBE.unpack_from(datagram)
         if version != VERSION:
             raise MalformedError("unknown_version")
-        if flags > ProbeFlag.OTHER_PORT | ProbeFlag.ELSEWHERE:
-            raise MalformedError("bad_flags")
         endpoint = Endpoint.decode_fixed(elsewhere) if flags & ProbeFlag.ELSEWHERE else None
         return cls(nonce, bool(flags & ProbeFlag.OTHER_PORT), endpoint, ticket)
 
@@ -115,8 +114,8 @@ class RelayProbeReply(NamedTuple):
     @classmethod
     def decode(cls, datagram: bytes) -> RelayProbeReply:
         """From a whole datagram, MAC included but not checked; raise MalformedError."""
-        if len(datagram) != PROBE_REPLY_LENGTH:
-            raise MalformedError("bad_length")
+        if len(datagram) < PROBE_REPLY_LENGTH:
+            raise MalformedError("too_short")
         _, version, flags, other_port, _, nonce, observed, ticket = _REPLY.unpack_from(datagram)
         if version != VERSION:
             raise MalformedError("unknown_version")

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import msgspec
 
-from cyphonic.wire.codec import Body, EndpointBytes, Key, UInt32, UInt64
+from cyphonic.wire.codec import Body, EndpointBytes, Key, UInt16, UInt32, UInt64
 
 MAX_CANDIDATES = 8
+MAX_ROUND_TRIPS = 8
+UNANSWERED = 0xFFFF
+"""Instead of milliseconds: the relay did not answer."""
 
 
 class RegistrationRequest(Body, frozen=True):
@@ -20,6 +23,20 @@ class RegistrationRequest(Body, frozen=True):
     """The node's own addresses, all families."""
     certificate: bytes
     capabilities: UInt32 = 0
+
+
+class RelayRoundTrip(Body, frozen=True):
+    """How far a relay is from the node.  Relays of a site share a key, so an endpoint names one."""
+
+    endpoint: EndpointBytes
+    milliseconds: UInt16
+    """At least 1; ``UNANSWERED``."""
+
+
+class MeasuredRegistration(RegistrationRequest, frozen=True):
+    """A RegistrationRequest of a node that has measured relays: one more field.  The NMS reads any as this one."""
+
+    relays: Annotated[list[RelayRoundTrip], msgspec.Meta(max_length=MAX_ROUND_TRIPS)] = []
 
 
 class RelayAddress(Body, frozen=True):

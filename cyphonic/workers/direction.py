@@ -14,6 +14,7 @@ import msgspec
 
 from cyphonic.errors import NotAllowedError
 from cyphonic.protocol.limits import PATH_KEY_LIFETIME, REQUEST_MAX_AGE, REQUEST_MAX_LEAD, TOKEN_LIFETIME
+from cyphonic.protocol.relay_choice import RoundTrips, relay_cost
 from cyphonic.protocol.route import Whereabouts, decide_route
 from cyphonic.protocol.signaling import seal_signaling
 from cyphonic.protocol.token import seal_token
@@ -103,8 +104,9 @@ def direct(setting: Setting, job: Job, header: SignalingHeader) -> Conversation:
     if refusal is not None or target is None:
         refused = refusal or DirectionRefused(RefusalReason.UNKNOWN_NAME)
         return Reply([sender.answer(setting, MessageType.DIRECTION_REFUSED, job, header, refused)])
-    initiator = _whereabouts(setting.wall, [Lease.parse(ipv4), Lease.parse(ipv6)], job.route)
-    saved = _decide(setting, sender, transaction_id, initiator, target)
+    leases = [Lease.parse(ipv4), Lease.parse(ipv6)]
+    initiator = _whereabouts(setting.wall, leases, job.route)
+    saved = _decide(setting, sender, transaction_id, initiator, _measured(setting.wall, leases), target)
     handle = setting.chance(16)
     (values,) = yield [
         transactions.open_direction(
@@ -164,10 +166,23 @@ def _whereabouts(wall: float, leases: Sequence[Lease | None], route: Route | Non
     return Whereabouts(observed, candidates)
 
 
+def _measured(wall: float, leases: Sequence[Lease | None]) -> RoundTrips:
+    """What the node reported last."""
+    live = [lease for lease in leases if lease is not None and lease.live(wall)]
+    return max(live, key=lambda lease: lease.refreshed).round_trips if live else {}
+
+
 def _decide(
-    setting: Setting, sender: Sender, transaction_id: bytes, initiator: Whereabouts, target: Target
+    setting: Setting,
+    sender: Sender,
+    transaction_id: bytes,
+    initiator: Whereabouts,
+    measured: RoundTrips,
+    target: Target,
 ) -> SavedDirection:
-    responder = _whereabouts(setting.wall, [target.leases.get(family) for family in FAMILIES], None)
+    leases = [target.leases.get(family) for family in FAMILIES]
+    responder = _whereabouts(setting.wall, leases, None)
+    round_trips = measured, _measured(setting.wall, leases)
     return SavedDirection(
         transaction_id=transaction_id,
         common_key=sender.common_key,
@@ -175,7 +190,7 @@ def _decide(
         path_id=setting.chance(16),
         path_key=setting.chance(32),
         first_path=decide_route(initiator, responder),
-        relays=_choose_relays(setting.fleet, initiator, responder),
+        relays=_choose_relays(setting.fleet, (initiator, responder), round_trips),
         initiator=_end(sender.record.node_id, sender.record.certificate, initiator, responder),
         responder=_end(target.record.node_id, target.record.certificate, responder, initiator),
     )
@@ -186,16 +201,21 @@ def _end(node_id: bytes, certificate: bytes, whereabouts: Whereabouts, peer: Whe
     return End(node_id, certificate, candidates, sorted(whereabouts.observed))
 
 
-def _choose_relays(fleet: Fleet, initiator: Whereabouts, responder: Whereabouts) -> list[RelayAddress]:
-    """The idlest that both ends can reach; both get grants for the same ones."""
+def _choose_relays(
+    fleet: Fleet, ends: Sequence[Whereabouts], round_trips: Sequence[RoundTrips]
+) -> list[RelayAddress]:
+    """The shortest ways between the ends, of all relays that both can reach; both get grants for the same ones."""
 
     def reachable(relay: RelayMember) -> bool:
         families = {family_of(endpoint) for endpoint in relay.endpoints}
-        return bool(families & initiator.observed.keys()) and bool(families & responder.observed.keys())
+        return all(families & end.observed.keys() for end in ends)
 
-    idlest = sorted(filter(reachable, fleet.relays), key=lambda relay: relay.load)[:RELAYS_PER_PATH]
+    def cost(relay: RelayMember) -> float:
+        return relay_cost(relay.endpoints, relay.load, round_trips)
+
+    chosen = sorted(filter(reachable, fleet.relays), key=cost)[:RELAYS_PER_PATH]
     return [
-        RelayAddress(relay.public_key, [endpoint.encode() for endpoint in relay.endpoints[:4]]) for relay in idlest
+        RelayAddress(relay.public_key, [endpoint.encode() for endpoint in relay.endpoints[:4]]) for relay in chosen
     ]
 
 

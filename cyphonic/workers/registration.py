@@ -19,6 +19,7 @@ from cyphonic.state.transactions import (
     promote_key,
 )
 from cyphonic.wire.certificate import Certificate
+from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import IDENTIFIER_LENGTH, NO_NODE, MessageType, SignalingHeader
 from cyphonic.wire.job import Job
 from cyphonic.wire.login import KeyDistribution, KeyDistributionAck
@@ -26,7 +27,7 @@ from cyphonic.wire.registration import (
     KeepAlive,
     KeepAliveAck,
     Leave,
-    RegistrationRequest,
+    MeasuredRegistration,
     RegistrationResponse,
     RelayAddress,
 )
@@ -76,7 +77,7 @@ def distribute_key(setting: Setting, job: Job, header: SignalingHeader) -> Conve
 def register(setting: Setting, job: Job, header: SignalingHeader) -> Conversation:
     """RegistrationRequest: make or move the lease of the family it came by."""
     (values,) = yield [read_node(header.node_id)]
-    sender, body = open_from_node(setting, job, header, values, RegistrationRequest)
+    sender, body = open_from_node(setting, job, header, values, MeasuredRegistration)
     candidates = usable_candidates(body.candidates, allow_loopback=setting.site.allow_loopback)
     observed = source(job.route)
     certificate = _new_certificate(setting, sender.record, body.certificate)
@@ -90,6 +91,7 @@ def register(setting: Setting, job: Job, header: SignalingHeader) -> Conversatio
             candidates,
             body.capabilities,
             setting.wall,
+            {Endpoint.decode(one.endpoint): one.milliseconds for one in body.relays},
         )
     ]
     if certificate is not None:
@@ -159,7 +161,8 @@ def _new_certificate(setting: Setting, record: NodeRecord, data: bytes) -> Certi
 
 
 def _relays(setting: Setting) -> list[RelayAddress]:
-    idlest = sorted(setting.fleet.relays, key=lambda relay: relay.load)[:RELAYS_TOLD]
+    """The idlest, by tenths: nodes measure what they are told, so it should stay the same while it can."""
+    idlest = sorted(setting.fleet.relays, key=lambda relay: (round(relay.load, 1), relay.instance))[:RELAYS_TOLD]
     return [
         RelayAddress(relay.public_key, [endpoint.encode() for endpoint in relay.endpoints[:4]]) for relay in idlest
     ]

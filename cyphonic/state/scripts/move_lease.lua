@@ -8,7 +8,7 @@
 -- ARGV[4] observed endpoint, ARGV[5] service endpoint
 -- ARGV[6] unix milliseconds
 -- ARGV[7] lifetime of a lease, ARGV[8] of the order, seconds
--- ARGV[9] candidates, ARGV[10] capabilities (for 'register')
+-- ARGV[9] candidates, ARGV[10] capabilities, ARGV[11] round trips to relays (for 'register')
 -- returns {'moved' | 'duplicate' | 'stale' | 'missing', observed endpoint of the lease}
 local orders = redis.call('HMGET', KEYS[2], ARGV[1], 'recent')
 local highest, recent = orders[1], orders[2] or ''
@@ -34,7 +34,7 @@ redis.call('HSET', KEYS[2], ARGV[1], ARGV[2], 'recent', recent)
 redis.call('EXPIRE', KEYS[2], ARGV[8])
 redis.call('HSET', KEYS[1], 'observed', ARGV[4], 'service', ARGV[5], 'refreshed', ARGV[6])
 if ARGV[3] == 'register' then
-  redis.call('HSET', KEYS[1], 'candidates', ARGV[9], 'capabilities', ARGV[10])
+  redis.call('HSET', KEYS[1], 'candidates', ARGV[9], 'capabilities', ARGV[10], 'round_trips', ARGV[11])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[7])
 return {'moved', ARGV[4]}

@@ -8,7 +8,8 @@ if found[3] ~= ARGV[1] then return nil end
 redis.call('HSET', KEYS[1], 'route', ARGV[2])
 local id = found[4]
 local function lease(family)
-  return redis.call('HMGET', 'nms:lease:' .. family .. ':' .. id, 'observed', 'service', 'candidates', 'refreshed')
+  return redis.call('HMGET', 'nms:lease:' .. family .. ':' .. id, 'observed', 'service', 'candidates', 'refreshed',
+    'round_trips')
 end
 local fields = redis.call('HMGET', 'nms:node:' .. id, unpack(ARGV, 3))
 return {found[1], found[2], id, fields, lease('4'), lease('6')}

@@ -15,6 +15,7 @@ from cyphonic.wire.direction import DirectionRefused, FirstPath, RefusalReason, 
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import MAX_CONTROL_DATAGRAM, MessageType
 from cyphonic.wire.job import Job, Send
+from cyphonic.wire.registration import UNANSWERED
 from cyphonic.wire.revocation import PathRevocation, PathRevocationAck
 from tests.redis_server import RedisServer
 from tests.region import NMS_ENDPOINT, NMS_ENDPOINT_6, FakeNode, Region
@@ -195,6 +196,23 @@ def test_the_first_path_follows_from_where_both_are(region: Region, alice: FakeN
     for_bob, for_alice = establish(region, alice, bob, alice.direction(BOB))
     assert for_bob.first_path == for_alice.first_path == FirstPath.RELAYED
     assert for_alice.candidates == [Endpoint("203.0.113.8", 61000).encode()]
+
+
+def test_the_relays_of_a_path_are_those_between_its_two_ends(
+    region: Region, alice: FakeNode, bob: FakeNode
+) -> None:
+    """Each end's nearest one is far from the other; the third is not; a fourth answers nobody; the fifth is full."""
+    relays = [
+        RelayMember(f"r{number}", region.relay_key.public, [Endpoint(f"192.0.2.{number}", 1)], load)
+        for number, load in enumerate((0.0, 0.0, 0.5, 0.0, 1.0))
+    ]
+    region.fleet = Fleet(region.fleet.frontends, [], relays)
+    for node, figures in ((alice, (5, 300, 40, UNANSWERED, 1)), (bob, (250, 5, 60, 1, 1))):
+        trips = {relay.endpoints[0]: figure for relay, figure in zip(relays, figures, strict=True)}
+        region.run(node.registration(round_trips=trips))
+    told = establish(region, alice, bob, alice.direction(BOB))
+    for one in told:
+        assert [Endpoint.decode(grant.endpoints[0]).host for grant in one.relays] == ["192.0.2.2", "192.0.2.0"]
 
 
 def test_families_that_do_not_meet_are_relayed(region: Region, alice: FakeNode) -> None:
