@@ -12,7 +12,7 @@ help:            ## what can be made
 install:         ## set up: Debian packages (as root), .venv, Python packages
 	@scripts/prepare $(firstword $(MAKECMDGOALS))
 
-demo: install    ## a cloud, a relay and five nodes on this machine: every pair talks (root)
+demo: install    ## a cloud, a relay and ten nodes on this machine: every pair talks (root)
 	@$(BIN)/cyphonic lab demo
 
 test: install    ## everything that must hold: lint, types, all tests (root: namespaces too)

@@ -3,7 +3,7 @@
 ::
 
     with Lab(load_topology("demo")) as lab:
-        lab.run("home-a", ["ping", "-c1", lab.address("open")])
+        lab.run("cone", ["ping", "-c1", lab.address("open")])
 
 Order of building: record, namespaces with their ``/etc`` files, sysctls, veths, bridge ports, addresses and
 routes, NAT rules.  Of taking down: processes, namespaces (with them every link and rule), files, record.
@@ -26,8 +26,9 @@ from typing import Any, Self
 
 import msgspec
 
-from cyphonic.lab import link, nat
+from cyphonic.lab import link
 from cyphonic.lab.namespace import Namespace
+from cyphonic.lab.nat import NatKind, forgetting_rules
 from cyphonic.lab.quality import Quality
 from cyphonic.lab.record import LabRecord, new_id, started, sweep
 from cyphonic.lab.tools import LabError, require_tools, run_tool
@@ -126,17 +127,21 @@ class Lab:
         """As Namespace.open_socket."""
         return self.namespace(name).open_socket(family, kind)
 
-    def flush_nats(self) -> None:
-        """Make every NAT forget its mappings, as a reboot would."""
-        for router in self.topology.routers:
-            if router.nat is not nat.NatKind.NONE:
-                self.flush_nat(router)
+    def flush_nats(self, *hosts: str) -> None:
+        """Make every NAT before these hosts (default: every NAT) forget its mappings, as a reboot would."""
+        if hosts:
+            topology = self.topology
+            nats = {nat.name: nat for host in hosts for nat in topology.nats_before(topology.host(host))}
+        else:
+            nats = {router.name: router for router in self.topology.routers if router.nat is not NatKind.NONE}
+        for router in nats.values():
+            self.flush_nat(router)
 
     def flush_nat(self, router: Router) -> None:
         """Make one NAT forget its mappings."""
         namespace = self.namespace(router.name)
         namespace.run(["conntrack", "-F"])
-        if rules := nat.forgetting_rules(router.nat):
+        if rules := forgetting_rules(router.nat):
             namespace.run(["nft", "-f", "-"], stdin=rules)
 
     def block(self, source: str, target: str) -> None:

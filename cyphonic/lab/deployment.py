@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,14 +27,12 @@ REGION = "lab"
 CLOUD_TIMEOUT = 30.0
 UP_TIMEOUT = 30.0
 COMMAND_TIMEOUT = 30.0
-CONTROL_TIMEOUT = 5.0
+CONTROL_TIMEOUT = 20.0
 POLL = 0.05
 """Seconds."""
 LOG_LINES = 40
 """Of each log, in an error's text."""
 CONTROL_SOCKET = "node.sock"
-NOBODY = "nobody"
-"""A name that no node has."""
 
 
 class RefusedError(LabError):
@@ -110,11 +108,6 @@ class Deployment:
     def down(self, node: str) -> None:
         """Leave."""
         self.command(node, "down")
-
-    def speak_to_cloud(self, node: str) -> None:
-        """Make a node send something to its NMS and wait for the answer, without touching any peer."""
-        with suppress(RefusedError):
-            self.ask(node, "ip", name=NOBODY)
 
     def status(self, node: str) -> dict[str, Any]:
         """The document of ``cyphonic status --json``, asked for without the command line's start-up time."""

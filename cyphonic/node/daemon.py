@@ -106,6 +106,7 @@ class Daemon:
         self._refusal: OperationalError | None = None
         self._lookups: dict[str, list[Callable[[LookedUp], None]]] = {}
         self._joining: list[Reply] = []
+        self._forgetting: list[Reply] = []
 
         suites = supported_suites(has_aes())
         identity = Identity(state.key_pair, state.name, state.stamp)
@@ -192,6 +193,10 @@ class Daemon:
                     extra=pairs(frontend=event.source),
                 )
         self._datapath.flush()
+        if self._forgetting and not self._client.registering:
+            for reply in self._forgetting:
+                reply.done()
+            self._forgetting.clear()
         self._lifeline.set_ready(self._client.state is ClientState.REGISTERED, self._client.state.value)
 
     def _logged_in(self, event: LoggedIn) -> None:
@@ -375,12 +380,17 @@ class Daemon:
         self._look_up_name(fqdn, found)
 
     def _forget(self, arguments: dict[str, Any], reply: Reply) -> None:
-        """Drop one peer, or all: the next packet makes a cold start."""
+        """Drop one peer, or all, and tell the cloud anew where this node is: the next packet makes a cold start.
+
+        Answered once the cloud has answered: a NAT that has forgotten everything lets it through again.
+        """
         wanted = self._fqdn(arguments) if arguments.get("name") else None
         for peer in self._overlay.peers:
             if wanted in (None, peer.certificate.fqdn):
                 self._overlay.forget(peer)
-        reply.done()
+        self._client.reattach(self._clock())
+        self._forgetting.append(reply)
+        self._after()
 
     def _down(self, _: dict[str, Any], reply: Reply) -> None:
         reply.done()

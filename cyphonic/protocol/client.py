@@ -152,6 +152,11 @@ class SignalingClient:
         return ClientState.REGISTERED if self.leases else ClientState.REGISTERING
 
     @property
+    def registering(self) -> bool:
+        """Whether the answer to any registration is still awaited, the first or a later one."""
+        return self._registrations.under_way
+
+    @property
     def leases(self) -> dict[AddressFamily, Lease]:
         """What the NMS knows of this node, by address family."""
         return self._registrations.leases

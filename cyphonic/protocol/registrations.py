@@ -34,6 +34,11 @@ class Registrations:
         }
 
     @property
+    def under_way(self) -> bool:
+        """Whether the answer to any registration is still awaited."""
+        return any(attachment.phase is Phase.REGISTERING for attachment in self._attachments.values())
+
+    @property
     def stranded(self) -> bool:
         """Whether the underlay has a family, but no frontend listens to it."""
         return bool(self._families) and not self._frontends.round()

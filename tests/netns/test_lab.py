@@ -36,13 +36,14 @@ def ping(lab: Lab, source: str, target: str, version: int = 4) -> bool:
 
 def test_the_demo_topology_carries_packets_where_an_internet_would(make_lab: Callable[[str], Lab]) -> None:
     lab = make_lab("demo")
-    assert ping(lab, "home-a", "cloud")
-    assert ping(lab, "home-b", "open")
+    assert ping(lab, "cone", "cloud")
+    assert ping(lab, "twin-b", "open")
+    assert ping(lab, "twin-a", "twin-b")
     assert ping(lab, "six", "cloud", 6)
     assert ping(lab, "dual", "six", 6)
     assert ping(lab, "dual", "open", 4)
-    assert not ping(lab, "open", "home-a")
-    assert not ping(lab, "home-a", "home-b")
+    assert not ping(lab, "open", "port")
+    assert not ping(lab, "addr", "sym")
 
 
 def test_each_host_has_a_resolv_conf_of_its_own(make_lab: Callable[[str], Lab]) -> None:

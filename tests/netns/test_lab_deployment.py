@@ -24,7 +24,7 @@ def test_nodes_join_leave_and_rejoin_without_a_key_and_the_cloud_stops_in_order(
     deployment.up("alice")
     after = json.loads(deployment.command("alice", "status", "--json"))
     assert (after["fqdn"], after["ipv6"], after["ipv4"]) == (before["fqdn"], before["ipv6"], before["ipv4"])
-    deployment.speak_to_cloud("alice")
+    deployment.ask("alice", "forget")
     with pytest.raises(RefusedError, match="no node nobody"):
         deployment.ask("alice", "ip", name="nobody")
     assert deployment.stop_cluster() == 0

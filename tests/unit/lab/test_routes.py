@@ -11,12 +11,12 @@ def test_hosts_take_the_serving_router_as_default_in_each_family() -> None:
     table = text("demo")
     assert table["dual"] == ["default via 203.0.113.1", "default via 2001:db8:1::1"]
     assert table["open"] == ["default via 203.0.113.1"]
-    assert table["home-a"] == ["default via 192.168.1.1"]
+    assert table["cone"] == ["default via 192.168.1.1"]
     assert table["six"] == ["default via 2001:db8:6::1"]
 
 
 def test_a_router_learns_what_stands_behind_others_but_not_behind_a_nat() -> None:
-    assert text("demo")["core"] == ["2001:db8:6::/64 via 2001:db8:1::16"]
+    assert text("demo")["core"] == ["2001:db8:6::/64 via 2001:db8:1::20"]
 
 
 def test_prefixes_climb_through_several_routers() -> None:

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from cyphonic.lab.firewall import Firewall
@@ -143,8 +145,66 @@ def test_without_a_common_address_family_nothing_is_direct() -> None:
     assert direct == {"six", "dual", "cloud"}
 
 
-def test_the_demo_has_a_cloud_and_five_different_nodes() -> None:
+def test_the_demo_has_every_kind_of_nat_and_of_family() -> None:
     topology = load_topology("demo")
     assert len(topology.of_role(Role.CLOUD)) == 1
-    assert [node.name for node in topology.of_role(Role.NODE)] == ["open", "home-a", "home-b", "six", "dual"]
-    assert [router.nat for router in topology.routers].count(NatKind.PORT_RESTRICTED) == 2
+    nodes = topology.of_role(Role.NODE)
+    kinds = {node.name: [nat.nat for nat in topology.nats_before(node)] for node in nodes}
+    assert {kind for nats in kinds.values() for kind in nats} == set(NatKind) - {NatKind.NONE}
+    assert topology.nats_before(topology.host("twin-a")) == topology.nats_before(topology.host("twin-b")) != []
+    families = {tuple(address.version for address in node.attachment.addresses) for node in nodes}
+    assert families == {(4,), (6,), (4, 6)}
+
+
+def test_relayed_is_expected_only_where_a_symmetric_nat_meets_ports_or_families_do_not_meet() -> None:
+    topology = load_topology("demo")
+    relayed = {
+        frozenset({first.name, second.name})
+        for first, second in itertools.permutations(topology.of_role(Role.NODE), 2)
+        if not topology.can_be_direct(first, second)
+    }
+    symmetric = {frozenset({sym, port}) for sym in ("sym", "sym-b") for port in ("port", "twin-a", "twin-b")}
+    four_only = {node.name for node in topology.of_role(Role.NODE)} - {"six", "dual"}
+    assert relayed == symmetric | {frozenset({"sym", "sym-b"})} | {frozenset({"six", name}) for name in four_only}
+
+
+CARRIER = """
+[network.internet]
+ipv4 = "203.0.113.0/24"
+[network.carrier]
+ipv4 = "100.64.0.0/24"
+[network.one]
+ipv4 = "192.168.1.0/24"
+[network.two]
+ipv4 = "192.168.2.0/24"
+[router.core]
+serves = ["internet"]
+[router.cgnat]
+uplink = "internet"
+serves = ["carrier"]
+nat = "OUTER"
+[router.first]
+uplink = "carrier"
+serves = ["one"]
+nat = "full-cone"
+[router.second]
+uplink = "carrier"
+serves = ["two"]
+nat = "port-restricted"
+[host.open]
+network = "internet"
+[host.one]
+network = "one"
+[host.two]
+network = "two"
+"""
+
+
+@pytest.mark.parametrize(
+    ("outer", "direct"), [("full-cone", True), ("port-restricted", False), ("symmetric", False)]
+)
+def test_two_homes_behind_one_carrier_meet_only_where_it_hairpins(outer: str, direct: bool) -> None:
+    topology = parse_topology(CARRIER.replace("OUTER", outer))
+    assert [nat.name for nat in topology.nats_before(topology.host("one"))] == ["first", "cgnat"]
+    assert topology.can_be_direct(topology.host("one"), topology.host("two")) == direct
+    assert topology.can_be_direct(topology.host("one"), topology.host("open"))
