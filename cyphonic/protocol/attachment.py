@@ -31,9 +31,11 @@ from cyphonic.wire.header import IDENTIFIER_LENGTH, MessageType
 from cyphonic.wire.registration import (
     KeepAlive,
     KeepAliveAck,
+    MeasuredRegistration,
     RegistrationRequest,
     RegistrationResponse,
     RelayAddress,
+    RelayRoundTrip,
 )
 
 KEEPALIVE_PATIENCE = 3.0
@@ -57,6 +59,15 @@ class Presence:
 
     candidates: tuple[bytes, ...]
     certificate: bytes
+    relays: tuple[RelayRoundTrip, ...] = ()
+    """As measured last."""
+
+    def registration(self, counter: int) -> RegistrationRequest:
+        """The body, with the relays once they are measured."""
+        candidates = list(self.candidates)
+        if not self.relays:
+            return RegistrationRequest(counter, candidates, self.certificate)
+        return MeasuredRegistration(counter, candidates, self.certificate, relays=list(self.relays))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +182,7 @@ class Attachment:
             return
         self._frontend = destinations[0]
         transaction_id = self._resources.chance(IDENTIFIER_LENGTH)
-        body = RegistrationRequest(key.next_counter(), list(self._presence.candidates), self._presence.certificate)
+        body = self._presence.registration(key.next_counter())
         datagram = self._ring.seal(MessageType.REGISTRATION_REQUEST, transaction_id, body)
         self.phase = Phase.REGISTERING
         self._awaited = [transaction_id]

@@ -15,6 +15,7 @@ The parts::
 
     LoginLeg       asks the AS; the client installs what it gets (KeyRing) and renews it at half-life
     Registrations  one attachment per address family: registration, lease, keepalives
+    RelayLeg       how far the relays are; told with registrations
     Directions     transactions that this node asked for; confirmations of those it did not
 """
 
@@ -22,11 +23,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from socket import AddressFamily
 from typing import NamedTuple
 
 from cyphonic.errors import DropError, NotAllowedError
-from cyphonic.protocol.attachment import Lease, Presence
+from cyphonic.protocol.attachment import Lease
 from cyphonic.protocol.certificate_book import CertificateBook
 from cyphonic.protocol.chance import Chance, fraction
 from cyphonic.protocol.client_events import (
@@ -53,13 +55,14 @@ from cyphonic.protocol.frontend_list import FrontendList
 from cyphonic.protocol.limits import COMMON_KEY_RENEWAL, COMMON_KEY_RENEWAL_JITTER
 from cyphonic.protocol.login_leg import Admission, LoginLeg, read_admission, read_outcome
 from cyphonic.protocol.registrations import Registrations
+from cyphonic.protocol.relay_leg import RelayLeg
 from cyphonic.wire.certificate import Certificate
 from cyphonic.wire.codec import BodyT, decode
 from cyphonic.wire.direction import DirectionRefused, RouteDirection
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import IDENTIFIER_LENGTH, MessageType, SignalingHeader
 from cyphonic.wire.login import LoginOutcome
-from cyphonic.wire.registration import MAX_CANDIDATES, KeepAliveAck, Leave, RegistrationResponse
+from cyphonic.wire.registration import MAX_CANDIDATES, KeepAliveAck, Leave, RegistrationResponse, RelayAddress
 from cyphonic.wire.revocation import PathRevocation, PathRevocationAck
 from cyphonic.wire.tunnel import Suite
 
@@ -82,6 +85,7 @@ __all__ = (
 
 LEAVE_COPIES = 2
 """A Leave has no answer; a lost one costs peers nothing but a wait for the lease to end."""
+_PROBE_REPLY = bytes([MessageType.RELAY_PROBE_REPLY])
 VERSION_HINT_INTERVAL = 60.0
 """Seconds between two events of the kind."""
 
@@ -110,9 +114,12 @@ class SignalingClient:
         *,
         suites: Sequence[Suite] = (Suite.CHACHA20_POLY1305,),
         software: str = "cyphonic",
+        measures_relays: bool = False,
         verified: dict[bytes, Certificate] | None = None,
     ) -> None:
-        """``verified``: certificates that clients of one process share, so that each is verified once."""
+        """``measures_relays``: say in registrations how far they are.
+
+        ``verified``: certificates that clients of one process share, so that each is verified once."""
         self.cloud = cloud
         self._static_key = identity.static.public
         self._as_cookie_key = cookie_key(cloud.as_key)
@@ -130,6 +137,9 @@ class SignalingClient:
         self._login = LoginLeg(identity, cloud.as_key, self._as_frontends, resources, suites, software)
         self._registrations = Registrations(self._ring, self._nms_frontends, resources)
         self._directions = Directions(self._ring, self._nms_clock, self._book, resources)
+        self._relays = RelayLeg(
+            self._registrations, resources, measures=measures_relays, on_news=self._registrations.register
+        )
         self._ended: ClientState | None = None
         self._key_was_unknown = False
         self._version_hinted: float | None = None
@@ -160,6 +170,16 @@ class SignalingClient:
     def leases(self) -> dict[AddressFamily, Lease]:
         """What the NMS knows of this node, by address family."""
         return self._registrations.leases
+
+    @property
+    def relays(self) -> tuple[RelayAddress, ...]:
+        """As the NMS named them last."""
+        return self._relays.known
+
+    @property
+    def relay_round_trips(self) -> dict[Endpoint, float]:
+        """Seconds, by endpoint; infinity for a relay that did not answer.  Empty where none are measured."""
+        return self._relays.round_trips
 
     @property
     def last_stamp(self) -> int:
@@ -199,7 +219,9 @@ class SignalingClient:
         A change is made known to the NMS at once; the same values again change nothing.
         """
         encoded = tuple(candidate.encode() for candidate in candidates[:MAX_CANDIDATES])
-        if self._registrations.describe(families, Presence(encoded, self.certificate_bytes)):
+        presence = replace(self._registrations.presence, candidates=encoded, certificate=self.certificate_bytes)
+        if self._registrations.describe(families, presence):
+            self._relays.moved(now)
             self._as_frontends.limit(families)
             self._nms_frontends.limit(families)
             self.reattach(now)
@@ -238,6 +260,9 @@ class SignalingClient:
     def receive_datagram(self, datagram: bytes, source: Endpoint, now: float, wall: float) -> bool:
         """A UDP payload from the cloud; False when it was dropped, and counted."""
         try:
+            if datagram[:1] == _PROBE_REPLY:
+                self._relays.receive_datagram(datagram, source, now)
+                return True
             self._receive(_Arrival(SignalingHeader.decode(datagram), datagram, source, now, wall))
         except DropError as drop:
             self.drops[drop.reason] += 1
@@ -304,6 +329,7 @@ class SignalingClient:
         now = arrival.now
         self._nms_clock.observe(body.time, now)
         attachment.receive_response(body, observed, arrival.source, now)
+        self._relays.learn(body.relays, now)
         self._login.reset_backoff()
         if self._nms_frontends.replace(endpoints):
             self._registrations.register_idle(now)
@@ -405,8 +431,8 @@ class SignalingClient:
         self._nms_frontends.replace(admission.nms_endpoints)
         self._ring.install(admission.key)
         self.certificate, self.certificate_bytes = admission.certificate, admission.certificate_bytes
-        self._registrations.presence = Presence(
-            self._registrations.presence.candidates, admission.certificate_bytes
+        self._registrations.presence = replace(
+            self._registrations.presence, certificate=admission.certificate_bytes
         )
         self._outbox.events.append(
             LoggedIn(admission.certificate, admission.certificate_bytes, admission.prefix, admission.pool)

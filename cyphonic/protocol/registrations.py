@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from socket import AF_INET, AF_INET6, AddressFamily
 
 from cyphonic.errors import NotAllowedError
@@ -11,6 +12,7 @@ from cyphonic.protocol.client_resources import ClientResources
 from cyphonic.protocol.common_key import KeyRing
 from cyphonic.protocol.frontend_list import FrontendList
 from cyphonic.wire.endpoint import Endpoint
+from cyphonic.wire.registration import RelayRoundTrip
 
 
 class Registrations:
@@ -18,7 +20,8 @@ class Registrations:
 
     def __init__(self, ring: KeyRing, frontends: FrontendList, resources: ClientResources) -> None:
         self._frontends = frontends
-        self._families: frozenset[AddressFamily] = frozenset()
+        self.families: frozenset[AddressFamily] = frozenset()
+        """Of the underlay."""
         self._attachments = {
             family: Attachment(family, ring, frontends, resources) for family in (AF_INET6, AF_INET)
         }
@@ -41,20 +44,24 @@ class Registrations:
     @property
     def stranded(self) -> bool:
         """Whether the underlay has a family, but no frontend listens to it."""
-        return bool(self._families) and not self._frontends.round()
+        return bool(self.families) and not self._frontends.round()
 
     def describe(self, families: Collection[AddressFamily], presence: Presence) -> bool:
         """Speak of the node like this from now on; True when that is news."""
-        if frozenset(families) == self._families and presence == self.presence:
+        if frozenset(families) == self.families and presence == self.presence:
             return False
-        self._families = frozenset(families)
+        self.families = frozenset(families)
         self.presence = presence
         return True
+
+    def measured(self, relays: Sequence[RelayRoundTrip]) -> None:
+        """Say so in registrations from now on."""
+        self.presence = replace(self.presence, relays=tuple(relays))
 
     def register(self, now: float) -> None:
         """At once, over every family of the underlay; the other families' leases are left to end."""
         for family, attachment in self._attachments.items():
-            if family in self._families:
+            if family in self.families:
                 attachment.register(self.presence, now)
             else:
                 attachment.stop()
@@ -62,7 +69,7 @@ class Registrations:
     def register_idle(self, now: float) -> None:
         """The NMS has other frontends than before: there may be one for a family that had none."""
         for family, attachment in self._attachments.items():
-            if family in self._families and attachment.phase is Phase.IDLE:
+            if family in self.families and attachment.phase is Phase.IDLE:
                 attachment.register(self.presence, now)
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Answering probes: stateless, at a limited rate.  Pure: the server performs what this decides.
+"""Answering probes: stateless, at a limited rate for each source and for all.  Pure: the server performs what this decides.
 
 A probe asks from where the relay sees it.  It may ask for the reply from the relay's other port, or to another
 endpoint that has just shown, by a ticket, that it listens to a relay of this site: from what arrives a node learns
@@ -15,15 +15,19 @@ from socket import AddressFamily
 from typing import NamedTuple
 
 from cyphonic.errors import DropError, NotAllowedError
+from cyphonic.protocol.buckets import SourceBuckets, TokenBucket
+from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.mac import check_mac1, mac1_key
 from cyphonic.protocol.probe import check_ticket, ticket_key, write_probe_reply, write_ticket
-from cyphonic.relay.bindings import TokenBucket, Way
+from cyphonic.relay.bindings import Way
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.probe import NO_TICKET, RelayProbe, RelayProbeReply
 
 PROBE_RATE = 2000.0
-"""Probes answered per second, all nodes together: each costs some 15 µs."""
+"""Probes answered per second, all nodes together: each costs some 20 µs."""
+SOURCE_RATE, SOURCE_BURST = 50.0, 300.0
+"""The same from one IPv4 address or IPv6 /64, and at once: ``netcheck`` sends some hundred in two seconds."""
 
 
 class ProbeAnswer(NamedTuple):
@@ -44,6 +48,7 @@ class ProbeResponder:
     """
 
     relay: KeyPair
+    chance: Chance
     drops: Counter[str]
     other_ports: Mapping[AddressFamily, int] = field(default_factory=dict)
     rate: float = PROBE_RATE
@@ -52,6 +57,7 @@ class ProbeResponder:
         self._mac1_key = mac1_key(self.relay.public)
         self._ticket_key = ticket_key(self.relay.secret)
         self._bucket = TokenBucket(self.rate, max(1.0, self.rate))
+        self._sources = SourceBuckets(SOURCE_RATE, SOURCE_BURST, self.chance)
 
     def receive(self, datagram: bytes, source: Way, now: float, wall: float) -> ProbeAnswer | None:
         """The answer to a RelayProbe."""
@@ -64,6 +70,8 @@ class ProbeResponder:
     def _receive(self, datagram: bytes, source: Way, now: float, wall: float) -> ProbeAnswer:
         probe = RelayProbe.decode(datagram)
         check_mac1(datagram, self._mac1_key)
+        if not self._sources.take(source.remote.encode(), now):
+            raise NotAllowedError("source_rate")
         if not self._bucket.take(1, now):
             raise NotAllowedError("control_overload")
         target = source.remote if probe.elsewhere is None else self._elsewhere(probe, probe.elsewhere, source, wall)

@@ -47,7 +47,7 @@ class RelayServer:
         self._others = {relay_socket.family: relay_socket for relay_socket in other_sockets}
         self._by_descriptor = {opened.fileno(): opened for opened in (*sockets, *other_sockets)}
         other_ports = {family: opened.endpoint.port for family, opened in self._others.items()}
-        self._probes = ProbeResponder(table.relay, table.drops, other_ports)
+        self._probes = ProbeResponder(table.relay, table.chance, table.drops, other_ports)
         self._drain = drain
         self._drained_at: float | None = None
         self._tick = tick

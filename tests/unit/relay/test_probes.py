@@ -11,7 +11,7 @@ from cyphonic.protocol.limits import PROBE_TICKET_SLOT
 from cyphonic.protocol.mac import mac1_key
 from cyphonic.protocol.probe import read_probe_reply, write_probe
 from cyphonic.relay.bindings import Way
-from cyphonic.relay.probes import ProbeAnswer, ProbeResponder
+from cyphonic.relay.probes import SOURCE_BURST, ProbeAnswer, ProbeResponder
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.probe import NO_TICKET, RelayProbe
 
@@ -23,12 +23,13 @@ NONCE = b"n" * 16
 
 class World:
     def __init__(self, rate: float = 0.0) -> None:
-        self.key = KeyPair.generate(random.Random(1).randbytes)
+        chance = random.Random(1).randbytes
+        self.key = KeyPair.generate(chance)
         self.mac1_key = mac1_key(self.key.public)
         self.now = 100.0
         self.drops: Counter[str] = Counter()
         self.one, self.two = (
-            ProbeResponder(self.key, self.drops, {socket.AF_INET: port}, rate=rate) for port in (7001, 7002)
+            ProbeResponder(self.key, chance, self.drops, {socket.AF_INET: port}, rate=rate) for port in (7001, 7002)
         )
 
     def ask(self, probe: RelayProbe, source: Way = NODE, *, two: bool = False) -> ProbeAnswer | None:
@@ -106,6 +107,14 @@ def test_probes_are_answered_at_a_limited_rate() -> None:
     world.now += 0.2
     assert world.ask(RelayProbe(NONCE)) is not None
     assert world.drops == {"control_overload": 5}
+
+
+def test_one_source_does_not_take_the_relay_from_others() -> None:
+    world = World()
+    answered = [world.ask(RelayProbe(NONCE)) is not None for _ in range(1000)]
+    assert sum(answered) == SOURCE_BURST
+    assert world.ask(RelayProbe(NONCE), Way(Endpoint("198.51.100.2", 4000), "192.0.2.9")) is not None
+    assert set(world.drops) == {"source_rate"}
 
 
 @pytest.mark.parametrize("position", [0, 8, 30, 57, 70, 89 - 16])
