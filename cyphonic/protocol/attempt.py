@@ -34,7 +34,7 @@ class Attempt:
         self.index = index
         self._initiator = TunnelInitiator(static, peer_static, grant.path_id, grant.path_key, index, chance)
         self.request = self._initiator.request(stamp, suites)
-        self._started = now
+        self.started = now
         self._sent = 0
 
     @property
@@ -45,12 +45,15 @@ class Attempt:
     def next_deadline(self) -> float:
         """The next sending, or giving up."""
         after = RESEND_AFTER[self._sent] if self._sent < len(RESEND_AFTER) else GIVE_UP_AFTER
-        return self._started + after
+        return self.started + after
 
-    def resend(self) -> bool:
-        """Whether the request, due now, is to be sent; False: give up."""
-        self._sent += 1
-        return self._sent <= len(RESEND_AFTER)
+    def resend(self, now: float) -> bool:
+        """Whether the request, due now, is to be sent; False: give up.  What was slept through is left out."""
+        if now >= self.started + GIVE_UP_AFTER:
+            return False
+        while self._sent < len(RESEND_AFTER) and self.started + RESEND_AFTER[self._sent] <= now:
+            self._sent += 1
+        return True
 
     def read_response(self, datagram: bytes) -> Session:
         """The session.  Raise DropError; the true answer may still come."""

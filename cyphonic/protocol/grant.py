@@ -15,6 +15,7 @@ from cyphonic.protocol.limits import HOLE_PUNCH_COUNT, HOLE_PUNCH_INTERVAL, RELA
 from cyphonic.protocol.mac import append_path_mac, path_mac_key
 from cyphonic.protocol.outbox import Outbox
 from cyphonic.protocol.paths import Destination
+from cyphonic.protocol.replay import ReplayWindow
 from cyphonic.wire.direction import FirstPath, RelayGrant, Role, RouteDirection
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import encode_relayed
@@ -23,6 +24,18 @@ from cyphonic.wire.tunnel import HolePunch
 _RELAY_AT_ONCE = frozenset({FirstPath.RELAYED, FirstPath.LAN_AND_RELAYED, FirstPath.RELAYED_ONLY})
 _PUNCH_AT_ONCE = frozenset({FirstPath.DIRECT_PUNCHED, FirstPath.RELAYED, FirstPath.LAN_AND_RELAYED})
 _DIRECT_AT_ONCE = frozenset({FirstPath.DIRECT, FirstPath.DIRECT_PUNCHED, FirstPath.LAN_AND_RELAYED})
+
+
+_REASONS = {
+    FirstPath.DIRECT: "the responder is reachable",
+    FirstPath.DIRECT_PUNCHED: "the responder opens its NAPT",
+    FirstPath.RELAYED: "both ends are behind NAPT",
+    FirstPath.LAN_AND_RELAYED: "both ends are behind the same NAPT",
+    FirstPath.RELAYED_ONLY: "the address families do not meet",
+}
+
+PUNCH_WINDOW = 1024
+"""HolePunches: more than 20 rounds to ten candidates."""
 
 
 class PathGrant:
@@ -48,6 +61,10 @@ class PathGrant:
         """Of the peer's TunnelRequests.  A path ID is never used again, so a stamp has to grow within one only."""
         self.answered: tuple[bytes, bytes] | None = None
         """The newest TunnelRequest and our answer: the same request again gets the same bytes."""
+        self.spoken = False
+        """The peer has used this path ID, so it has been told too."""
+        self.failed = False
+        """A handshake under it was given up."""
         self.bindings = [
             Binding(relay, direction.path_id, self.role, endpoint, chance)
             for relay in direction.relays
@@ -58,7 +75,14 @@ class PathGrant:
         self._outbox = outbox
         self._families = families
         self._punches_left = 0
+        self._punches_sent = 0
+        self._punches_seen = ReplayWindow(PUNCH_WINDOW)
         self._next_punch = math.inf
+
+    @property
+    def shared(self) -> bool:
+        """Whether the peer is known to have been told too."""
+        return self.role is Role.INITIATOR or self.spoken
 
     @property
     def direct_at_once(self) -> bool:
@@ -100,7 +124,7 @@ class PathGrant:
     def rebind(self, now: float) -> None:
         """This node has moved: renew every binding from the new address."""
         for binding in self.bindings:
-            if binding.bound:
+            if binding.generation:
                 binding.rebind(now)
                 self._flush(binding)
 
@@ -108,7 +132,14 @@ class PathGrant:
         """Send HolePunches to the peer's candidates, paced, from now on."""
         if self._punches_left == 0 and self.reachable():
             self._punches_left = HOLE_PUNCH_COUNT
-            self._next_punch = now
+            self._send_punch(now)
+
+    def accept_punch(self, number: int) -> None:
+        """Each HolePunch counts once, so that a copy sent from elsewhere names no candidate.
+
+        Raise NotAllowedError("replayed" or "too_old").
+        """
+        self._punches_seen.accept(number)
 
     def stop_punching(self) -> None:
         """The direct path stands."""
@@ -143,11 +174,12 @@ class PathGrant:
             self._send_punch(now)
 
     def _send_punch(self, now: float) -> None:
-        number = HOLE_PUNCH_COUNT - self._punches_left
         self._punches_left -= 1
         self._next_punch = now + HOLE_PUNCH_INTERVAL if self._punches_left else math.inf
-        datagram = append_path_mac(HolePunch(self.role, number, self.path_id).encode(), self.mac_key)
-        self._outbox.datagrams.extend((datagram, endpoint) for endpoint in self.reachable())
+        for endpoint in self.reachable():
+            punch = HolePunch(self.role, self._punches_sent, self.path_id)
+            self._punches_sent += 1
+            self._outbox.datagrams.append((append_path_mac(punch.encode(), self.mac_key), endpoint))
 
     def _flush(self, binding: Binding) -> None:
         self._outbox.datagrams.extend(binding.datagrams_to_send())
@@ -163,3 +195,12 @@ def relayed_by(binding: Binding) -> Destination:
     """The way through a relay that has bound this node."""
     assert binding.relay_index is not None
     return Destination(binding.endpoint, encode_relayed(binding.relay_index))
+
+
+def first_path_reason(first_path: FirstPath | None, *, relayed: bool) -> str:
+    """Why the first handshake went the way it did, for a person."""
+    if first_path is None:
+        return "the peer asked"
+    if relayed and first_path not in _RELAY_AT_ONCE:
+        return "the direct path did not answer in time"
+    return _REASONS[first_path]

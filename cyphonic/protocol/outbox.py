@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from cyphonic.wire.endpoint import Endpoint
@@ -15,3 +16,5 @@ class Outbox:
     """For the underlay."""
     packets: list[bytes] = field(default_factory=list)
     """Opened inner packets, for the TUN device."""
+    drops: Counter[str] = field(default_factory=Counter)
+    """Datagrams and packets deliberately not processed, by reason."""

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from socket import AddressFamily
 from typing import TypeVar
 
@@ -35,11 +35,12 @@ from cyphonic.protocol.client_events import (
 )
 from cyphonic.protocol.client_events import Event as ClientEvent
 from cyphonic.protocol.index import IndexTable
+from cyphonic.protocol.inner import destination
 from cyphonic.protocol.keys import KeyPair
-from cyphonic.protocol.limits import MAX_STAGED_PACKETS
 from cyphonic.protocol.outbox import Outbox
 from cyphonic.protocol.paths import Destination
 from cyphonic.protocol.peer import Peer, Self
+from cyphonic.protocol.staging import Staging
 from cyphonic.wire.certificate import Certificate
 from cyphonic.wire.direction import RefusalReason
 from cyphonic.wire.endpoint import Endpoint
@@ -48,8 +49,12 @@ from cyphonic.wire.tunnel import Suite
 
 K = TypeVar("K")
 
+SHORTEST_SLEEP = 0.001
+"""Seconds between two turns of one peer's timers: whatever a machine asks for, the node does not spin."""
 MAX_INQUIRIES = 256
 """Targets that may be asked for at once; beyond, look-ups and packets are dropped."""
+REFUSAL_REST = 1.0
+"""Seconds for which packets to a peer that has just been found gone ask the NMS nothing: they may be many."""
 
 _SEALED = frozenset({MessageType.CAPSULE, MessageType.PATH_CHECK, MessageType.PATH_CHECK_ACK})
 _BY_PATH_ID = {MessageType.TUNNEL_REQUEST: slice(8, 24), MessageType.HOLE_PUNCH: slice(8, 24)}
@@ -76,14 +81,16 @@ Event = LookedUp | ClientEvent
 """What the driver learns: answers to look-ups, and everything that the signaling client reports."""
 
 
-@dataclass(slots=True)
 class _Inquiry:
     """A target that the NMS has been asked for, and what waits for the answer."""
 
-    fqdn: str = ""
-    address: bytes = b""
-    looked_up: bool = False
-    packets: deque[bytes] = field(default_factory=lambda: deque(maxlen=MAX_STAGED_PACKETS))
+    def __init__(
+        self, drops: Counter[str], fqdn: str = "", address: bytes = b"", *, looked_up: bool = False
+    ) -> None:
+        self.fqdn = fqdn
+        self.address = address
+        self.looked_up = looked_up
+        self.packets = Staging(drops)
 
     @property
     def target(self) -> str:
@@ -96,9 +103,9 @@ class Overlay:
     def __init__(self, static: KeyPair, client: SignalingClient, chance: Chance, suites: tuple[Suite, ...]) -> None:
         self.client = client
         self.certificate: Certificate | None = None
-        self.drops: Counter[str] = Counter()
-        """Datagrams and packets deliberately not processed, by reason."""
         self.outbox = Outbox()
+        self.drops = self.outbox.drops
+        """Datagrams and packets deliberately not processed, by reason."""
         self._own = Self(static, chance, suites, IndexTable(chance))
         self._families: frozenset[AddressFamily] = frozenset()
         self._underlay: tuple[frozenset[AddressFamily], list[Endpoint]] = (frozenset(), [])
@@ -106,8 +113,9 @@ class Overlay:
         self._by_address: dict[bytes, Peer] = {}
         self._by_path: dict[bytes, Peer] = {}
         self._relayed: dict[tuple[Endpoint, int], Peer] = {}
-        self._generations: dict[bytes, int] = {}
         self._inquiries: dict[bytes, _Inquiry] = {}
+        self._renewals: dict[bytes, Peer] = {}
+        self._gone: dict[bytes, float] = {}
         self._timers: list[tuple[float, int, bytes]] = []
         self._timer_serial = 0
         self._scheduled: dict[bytes, float] = {}
@@ -153,7 +161,7 @@ class Overlay:
                 continue  # rescheduled since, or gone
             del self._scheduled[node_id]
             peer.handle_timeout(now)
-            self._after_peer(peer, now)
+            self._after_peer(peer, now, earliest=now + SHORTEST_SLEEP)
 
     def set_underlay(self, families: frozenset[AddressFamily], candidates: list[Endpoint], now: float) -> None:
         """The node's own addresses, now and after each change; the same again: the way out has changed."""
@@ -181,7 +189,7 @@ class Overlay:
                 raise MalformedError("too_short")
             if datagram[0] == MessageType.COOKIE_REPLY and datagram[8:24] in self._by_path:
                 self._receive_from_node(datagram, Destination(source), now)  # from a relay
-            elif datagram[0] >= _FIRST_CLOUD_TYPE:
+            elif datagram[0] >= _FIRST_CLOUD_TYPE or datagram[0] == MessageType.RELAY_PROBE_REPLY:
                 self.client.receive_datagram(datagram, source, now, wall)
                 self._after_client(now)
             elif datagram[0] == MessageType.RELAYED:
@@ -193,12 +201,8 @@ class Overlay:
 
     def receive_packet(self, packet: bytes, now: float) -> None:
         """A packet that the kernel routed into the TUN device."""
-        version = packet[0] >> 4 if packet else 0
-        if version == 6 and len(packet) >= 40:
-            address = packet[24:40]
-        elif version == 4 and len(packet) >= 20:
-            address = packet[16:20]
-        else:
+        address = destination(packet)
+        if not address:
             self.drops["not_ip"] += 1
             return
         peer = self._by_address.get(address)
@@ -218,10 +222,8 @@ class Overlay:
             return _found(fqdn, peer.certificate)
         if self.certificate is not None and fqdn == self.certificate.fqdn:
             return _found(fqdn, self.certificate)
-        inquiry = self._inquire(fqdn, b"", now)
-        if inquiry is None:
+        if not self._inquire(_Inquiry(self.drops, fqdn, looked_up=True), now):
             return LookedUp(fqdn, reachable=False)
-        inquiry.looked_up = True
         return None
 
     def look_up_address(self, address: bytes, now: float) -> LookedUp | None:
@@ -234,10 +236,8 @@ class Overlay:
             self.certificate.virtual_ipv4,
         ):
             return _found(address.hex(), self.certificate)
-        inquiry = self._inquire("", address, now)
-        if inquiry is None:
+        if not self._inquire(_Inquiry(self.drops, address=address, looked_up=True), now):
             return LookedUp(address.hex(), reachable=False)
-        inquiry.looked_up = True
         return None
 
     def probe(self, peer: Peer, now: float) -> int | None:
@@ -309,9 +309,11 @@ class Overlay:
         peer = self._own.indices.get(int.from_bytes(datagram[4:8], "big"))
         if peer is None:
             raise NotAllowedError("no_session")
-        peer.receive_sealed(datagram, via, now)
-        if peer.attention:
-            self._after_peer(peer, now)
+        try:
+            peer.receive_sealed(datagram, via, now)
+        finally:
+            if peer.attention:
+                self._after_peer(peer, now)
 
     # Inquiries.
 
@@ -319,11 +321,11 @@ class Overlay:
         if not self._is_overlay(address):
             self.drops["not_overlay"] += 1
             return
-        inquiry = self._inquire("", address, now)
-        if inquiry is None:
+        if now < self._gone.get(address, -math.inf) + REFUSAL_REST:
+            self.drops["peer_unreachable"] += 1
+            return
+        if not self._inquire(_Inquiry(self.drops, address=address), now, packet):
             self.drops["inquiries_full"] += 1
-        else:
-            inquiry.packets.append(packet)
 
     def _is_overlay(self, address: bytes) -> bool:
         """Unicast, and not this node: what the prefix route alone does not tell (multicast, link-local)."""
@@ -333,16 +335,20 @@ class Overlay:
             return address[:6] == self.certificate.virtual_ipv6[:6]
         return address[0] < 224
 
-    def _inquire(self, fqdn: str, address: bytes, now: float) -> _Inquiry | None:
-        for inquiry in self._inquiries.values():
-            if inquiry.fqdn == fqdn and inquiry.address == address:
-                return inquiry
-        if len(self._inquiries) >= MAX_INQUIRIES or self.certificate is None:
-            return None
-        inquiry = _Inquiry(fqdn, address)
-        self._inquiries[self.client.direction(fqdn=fqdn, address=address, now=now)] = inquiry
-        self._after_client(now)
-        return inquiry
+    def _inquire(self, wanted: _Inquiry, now: float, packet: bytes = b"") -> bool:
+        """Ask the NMS, or join what is being asked; ``packet`` waits for it.  False: not possible now."""
+        asked = next((inquiry for inquiry in self._inquiries.values() if inquiry.target == wanted.target), None)
+        inquiry = asked or wanted
+        inquiry.looked_up |= wanted.looked_up
+        if packet:
+            inquiry.packets.add(packet)
+        if asked is None:
+            if len(self._inquiries) >= MAX_INQUIRIES or self.certificate is None:
+                return False
+            transaction_id = self.client.direction(fqdn=wanted.fqdn, address=wanted.address, now=now)
+            self._inquiries[transaction_id] = wanted
+            self._after_client(now)
+        return True
 
     # Events of the signaling client.
 
@@ -357,7 +363,7 @@ class Overlay:
             elif isinstance(event, Directed):
                 self._directed(event, now)
             elif isinstance(event, DirectionFailed):
-                self._direction_failed(event)
+                self._direction_failed(event, now)
             elif isinstance(event, PeerRevoked):
                 self._revoked(event.node_id, event.generation)
             elif isinstance(event, SelfRevoked):
@@ -371,13 +377,10 @@ class Overlay:
     def _directed(self, event: Directed, now: float) -> None:
         certificate = event.certificate
         inquiry = self._inquiries.pop(event.transaction_id, None) if event.transaction_id is not None else None
-        if certificate.generation < self._generations.get(certificate.node_id, 0):
-            self.drops["revoked_peer"] += 1
-            return
+        if event.transaction_id is not None:
+            self._renewals.pop(event.transaction_id, None)
+        self._forget_predecessors(certificate)
         peer = self._peers.get(certificate.node_id)
-        if peer is not None and peer.certificate.static_key != certificate.static_key:
-            self.forget(peer)
-            peer = None
         if peer is None:
             peer = Peer(certificate, self._own, self.outbox)
             peer.families = self._families
@@ -392,16 +395,18 @@ class Overlay:
         if inquiry is not None:
             if inquiry.looked_up:
                 self._events.append(_found(inquiry.target, certificate))
-            for packet in inquiry.packets:
-                peer.send_packet(packet, now)
+            while inquiry.packets:
+                peer.send_packet(inquiry.packets.take(), now)
         self._after_peer(peer, now)
 
-    def _direction_failed(self, event: DirectionFailed) -> None:
+    def _direction_failed(self, event: DirectionFailed, now: float) -> None:
+        peer = self._renewals.pop(event.transaction_id, None)
+        if peer is not None and event.reason in _GONE and not peer.answering:
+            self._forget_gone(peer, now)
         inquiry = self._inquiries.pop(event.transaction_id, None)
         if inquiry is None:
             return
-        if inquiry.packets:
-            self.drops["peer_unreachable"] += len(inquiry.packets)
+        inquiry.packets.drop("peer_unreachable")
         if inquiry.looked_up:
             self._events.append(
                 LookedUp(
@@ -414,25 +419,50 @@ class Overlay:
                 )
             )
 
+    def _forget_gone(self, peer: Peer, now: float) -> None:
+        """It does not answer, and the NMS does not know where it is: the next packet begins anew."""
+        if len(self._gone) >= MAX_INQUIRIES:
+            self._gone.clear()
+        for address in peer.certified:
+            self._gone[address] = now
+        self.forget(peer)
+
+    def _forget_predecessors(self, certificate: Certificate) -> None:
+        """A name or an address has one holder: the one of the certificate that the cloud gave last."""
+        for peer in self.peers:
+            known = peer.certificate
+            same_node = known.node_id == certificate.node_id and known.static_key == certificate.static_key
+            shared = {known.node_id, known.virtual_ipv6, known.virtual_ipv4, known.fqdn.encode()} - {b""}
+            if not same_node and shared & {
+                certificate.node_id,
+                certificate.virtual_ipv6,
+                certificate.virtual_ipv4,
+                certificate.fqdn.encode(),
+            }:
+                self.forget(peer)
+
     def _revoked(self, node_id: bytes, generation: int) -> None:
-        self._generations[node_id] = generation + 1
         peer = self._peers.get(node_id)
         if peer is not None and peer.certificate.generation <= generation:
             self.forget(peer)
 
     # Keeping the tables.
 
-    def _after_peer(self, peer: Peer, now: float) -> None:
-        """Ask for the direction that the peer's machine wants, and set its timer."""
+    def _after_peer(self, peer: Peer, now: float, earliest: float = -math.inf) -> None:
+        """Ask for the direction that the peer's machine wants, and set its timer (not before ``earliest``)."""
         node_id = peer.certificate.node_id
         if self._peers.get(node_id) is not peer:
             return
         peer.attention = False
         if peer.direction_wanted:
             peer.direction_wanted = False
-            self.client.direction(address=peer.certificate.virtual_ipv6, now=now)
+            transaction_id = self.client.direction(address=peer.certificate.virtual_ipv6, now=now)
+            self._renewals[transaction_id] = peer
             self.outbox.datagrams.extend(self.client.datagrams_to_send())
-        deadline = peer.next_deadline()
+        deadline = max(peer.next_deadline(), earliest)
+        if deadline == math.inf and peer.forgettable:
+            self.forget(peer)
+            return
         if deadline != self._scheduled.get(node_id, math.inf):
             self._timer_serial += 1
             self._scheduled[node_id] = deadline

@@ -24,6 +24,8 @@ MOVE_PATIENCE = 1.0
 PROBE_PATIENCE = 2.0
 """Seconds of unanswered probing until a path counts as silent."""
 PROBE_COUNT = 8
+LEARNED_COUNT = 3
+"""Probes of a source that nobody named, until it answers one: it may be a forged one."""
 
 MAX_LEARNED = 8
 """Candidates learned from where a peer's datagrams come from, beside those that the cloud named."""
@@ -98,6 +100,19 @@ class Paths:
         if self.current == destination:
             self.silent = True
 
+    def retire(self, destination: Destination) -> None:
+        """Forget what the cloud named once and names no longer, unless it has proved itself."""
+        candidate = self._candidates.get(destination)
+        if candidate is not None and destination != self.current and not candidate.learned:
+            del self._candidates[destination]
+
+    def rest(self) -> None:
+        """There is no session to probe under: nothing is due until there is one again."""
+        self._checks.clear()
+        self._probing_since = math.inf
+        for candidate in self._candidates.values():
+            candidate.checks_left, candidate.next_check = 0, math.inf
+
     def kind(self, destination: Destination) -> PathKind:
         """Of a known destination; one that nobody offered is direct or relayed by its prefix."""
         candidate = self._candidates.get(destination)
@@ -158,14 +173,16 @@ class Paths:
             del self._checks[next(iter(self._checks))]
         return number
 
-    def acknowledged(self, number: int, now: float) -> tuple[Destination, float] | None:
+    def acknowledged(self, number: int, via: Destination, now: float) -> tuple[Destination, float] | None:
         """Take an acknowledgement: the destination that answered and its round trip, or None when none was awaited.
 
-        May change the path in use.
+        It counts only when it comes back by the way that the check went (RFC 8445 §7.2.5.2.1), or somebody who can
+        forward a check could lend his address to a path that does not exist.  May change the path in use.
         """
-        check = self._checks.pop(number, None)
-        if check is None:
+        check = self._checks.get(number)
+        if check is None or check.destination != via:
             return None
+        del self._checks[number]
         rtt = now - check.sent
         candidate = self._candidates.get(check.destination)
         if candidate is not None:
@@ -185,7 +202,7 @@ class Paths:
         elif moved or now - self._heard_current >= MOVE_PATIENCE:
             candidate = self.offer(source, self.kind(source), learned=True)
             if candidate.next_check == math.inf:
-                self.check(candidate, now)
+                self.check(candidate, now, LEARNED_COUNT)
             self.probe_current(now)
 
     def probe_current(self, now: float) -> None:

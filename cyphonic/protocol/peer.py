@@ -24,27 +24,27 @@ from cyphonic.errors import NotAllowedError
 from cyphonic.protocol.attempt import GIVE_UP_AFTER, Attempt
 from cyphonic.protocol.binding import Binding
 from cyphonic.protocol.chance import Chance
-from cyphonic.protocol.grant import PathGrant, relayed_by
+from cyphonic.protocol.grant import PathGrant, first_path_reason, relayed_by
 from cyphonic.protocol.handshake import (
     choose_suite,
     read_tunnel_request,
     write_tunnel_response,
 )
 from cyphonic.protocol.index import IndexTable
+from cyphonic.protocol.inner import source
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.limits import (
     KEEPALIVE_TIMEOUT,
-    MAX_STAGED_PACKETS,
     PATH_KEY_RENEWAL,
-    PEER_IDLE,
-    PERSISTENT_KEEPALIVE,
     REKEY_TIMEOUT,
 )
+from cyphonic.protocol.liveness import LIVENESS_DEAD, LIVENESS_PROBE, Liveness
 from cyphonic.protocol.mac import check_path_mac
 from cyphonic.protocol.outbox import Outbox
-from cyphonic.protocol.paths import Destination, PathKind, Paths
+from cyphonic.protocol.paths import LEARNED_COUNT, Destination, PathKind, Paths
 from cyphonic.protocol.session import Session
 from cyphonic.protocol.sessions import Sessions
+from cyphonic.protocol.staging import Staging
 from cyphonic.wire.certificate import Certificate
 from cyphonic.wire.direction import FirstPath, Role, RouteDirection
 from cyphonic.wire.endpoint import Endpoint
@@ -60,23 +60,11 @@ from cyphonic.wire.tunnel import (
     encode_path_check_ack,
 )
 
-LIVENESS_PROBE = 2.5
-"""Seconds of silence while sending, after which the path in use is probed."""
-LIVENESS_DEAD = 5.0
-"""Seconds of silence while sending, after which a new direction is asked for."""
 CONFIRM_INTERVAL = 0.3
 """Seconds between capsules that confirm a session to the responder, until anything comes back."""
 DIRECTION_INTERVAL = 5.0
 """Seconds between two directions asked for by one peer."""
 TICK = 1.0
-
-FIRST_PATH_REASONS = {
-    FirstPath.DIRECT: "the responder is reachable",
-    FirstPath.DIRECT_PUNCHED: "the responder opens its NAPT",
-    FirstPath.RELAYED: "both ends are behind NAPT",
-    FirstPath.LAN_AND_RELAYED: "both ends are behind the same NAPT",
-    FirstPath.RELAYED_ONLY: "the address families do not meet",
-}
 
 
 @dataclass(slots=True, frozen=True)
@@ -125,13 +113,9 @@ class Peer:
         self._grants: dict[bytes, PathGrant] = {}
         self._attempt: Attempt | None = None
         self._sessions = Sessions(own.indices.release)
-        self._staged: deque[bytes] = deque(maxlen=MAX_STAGED_PACKETS)
+        self._staged = Staging(outbox.drops)
+        self._liveness = Liveness()
         self._stamp = 0
-        self._last_packet = -math.inf
-        self._last_sent = -math.inf
-        self._last_received = -math.inf
-        self._unanswered_since = math.inf
-        self._keepalive_owed = math.inf
         self._last_direction_asked = -math.inf
         self._next_tick = math.inf
         self._confirm_at = math.inf
@@ -149,8 +133,14 @@ class Peer:
         return self.session is not None and self.paths.current is not None
 
     @property
-    def _answering(self) -> bool:
+    def answering(self) -> bool:
+        """Whether there is a tunnel, and its path has not fallen silent."""
         return self.established and not self.paths.silent
+
+    @property
+    def forgettable(self) -> bool:
+        """Whether nothing is left that a new direction would not bring again."""
+        return not (self._sessions or self._grants or self._staged or self._attempt)
 
     @property
     def connecting(self) -> bool:
@@ -193,7 +183,7 @@ class Peer:
         while len(self._grants) >= 2:
             self._drop_grant(next(iter(self._grants)))
         self._grants[grant.path_id] = grant
-        answering = self._answering
+        answering = self.answering
         for endpoint in grant.reachable():
             lan = grant.first_path is FirstPath.LAN_AND_RELAYED and endpoint.is_private
             candidate = self.paths.offer(Destination(endpoint), PathKind.LAN if lan else PathKind.DIRECT)
@@ -204,11 +194,12 @@ class Peer:
             self.first_path, self.first_kind = grant.first_path, None
         grant.start(now, relay=self.paths.current_kind is PathKind.RELAYED)
         if grant.role is Role.INITIATOR and not answering:
+            self._end_attempt()  # one under the grant before may be unknown to the peer
             self._start_handshake(now)
 
     def connect(self, now: float) -> None:
         """A packet or a name look-up wants this peer: do what is needed for a tunnel."""
-        self._last_packet = now
+        self._liveness.last_packet = now
         self._tick_soon(now)
         if self.established or self._attempt is not None:
             return
@@ -237,7 +228,7 @@ class Peer:
         self._end_attempt()
         for path_id in list(self._grants):
             self._drop_grant(path_id)
-        self._staged.clear()
+        self._staged.drop("peer_forgotten")
         self.paths = Paths(leads=self.paths.leads)
         self._next_tick = self._confirm_at = math.inf
 
@@ -245,31 +236,29 @@ class Peer:
 
     def send_packet(self, packet: bytes, now: float) -> None:
         """Seal an inner packet for the peer, or stage it while there is no tunnel (oldest out first when full)."""
-        self._last_packet = now
         if self.session is None or self.paths.current is None:
-            self._staged.append(packet)
+            self._staged.add(packet)
             self.connect(now)
             return
         try:
             self._send_capsule(packet, now)
         except NotAllowedError:  # the session has sealed all it may
             self._sessions.end_current()
-            self._staged.append(packet)
+            self.paths.rest()
+            self._staged.add(packet)
             self.connect(now)
             return
         self.traffic.sent_packets += 1
         self.traffic.sent_bytes += len(packet)
-        if self._unanswered_since == math.inf:
-            self._unanswered_since = now
-            self._tick_soon(now)
+        self._await_answer(now)
 
     def probe(self, now: float) -> int | None:
         """Send one path check over the path in use; its number, or None while there is no tunnel."""
         if self.session is None or self.paths.current is None:
             return None
-        self._last_packet = now
         number = self.paths.number_check(self.paths.current, now)
         self._send_check(number, self.paths.current, now)
+        self._await_answer(now)
         return number
 
     def receive_sealed(self, datagram: bytes, via: Destination, now: float) -> None:
@@ -284,8 +273,7 @@ class Peer:
         newest = session.highest_counter
         plaintext, counter = session.open(datagram)
         self._confirm(session, via, now)
-        self._last_received = now
-        self._unanswered_since = math.inf
+        self._liveness.heard()
         if session is self.session and counter > newest:
             self.attention = self.attention or via != self.paths.current
             self.paths.heard(via, now)
@@ -298,28 +286,21 @@ class Peer:
             self._send_sealed(MessageType.PATH_CHECK_ACK, ack, via, now)
         else:
             number, _ = decode_path_check_ack(plaintext)
-            answered = self.paths.acknowledged(number, now)
+            answered = self.paths.acknowledged(number, via, now)
             if answered is not None:
                 self.round_trips.append((number, answered[1], answered[0]))
 
     def _receive_inner(self, packet: bytes, now: float) -> None:
         if not packet:
             return
-        if not self._source_is_certified(packet):
-            raise NotAllowedError("inner_source")
-        self._last_packet = now
+        if source(packet) not in self.certified:
+            self._outbox.drops["inner_source"] += 1  # the datagram itself was authentic, and counts as heard
+            return
         self.traffic.received_packets += 1
         self.traffic.received_bytes += len(packet)
         self._outbox.packets.append(packet)
-        if self._keepalive_owed == math.inf:
-            self._keepalive_owed = now + KEEPALIVE_TIMEOUT
-            self._tick_soon(now)
-
-    def _source_is_certified(self, packet: bytes) -> bool:
-        version = packet[0] >> 4
-        if version == 6:
-            return len(packet) >= 40 and packet[8:24] == self.certificate.virtual_ipv6
-        return version == 4 and len(packet) >= 20 and packet[12:16] == self.certificate.virtual_ipv4
+        self._liveness.packet_received(now)
+        self._tick_soon(now)
 
     # Handshake.
 
@@ -336,14 +317,14 @@ class Peer:
             raise NotAllowedError("wrong_static_key")
         if tunnel.payload.stamp <= grant.newest_stamp:
             raise NotAllowedError("stale_stamp")
-        if self._attempt is not None and self._own.static.public < self.certificate.static_key:
-            raise NotAllowedError("glare")  # ours is the one that is answered
         suite = choose_suite(tunnel.payload.suites, self._own.suites)
         index = self._own.indices.allocate(self)
         response, session = write_tunnel_response(tunnel, grant.path_key, index, suite, self._own.chance)
-        self._end_attempt()
+        if self._own.static.public > self.certificate.static_key:
+            self._end_attempt()  # glare: of two requests in flight, the one of the lower key goes on
         self._sessions.answer(session)
         grant.newest_stamp = tunnel.payload.stamp
+        grant.spoken = True
         grant.answered = datagram, response
         self._tick_soon(now)
         self._send(response, via)
@@ -354,6 +335,7 @@ class Peer:
         if attempt is None or TunnelResponse.decode(datagram).receiver_index != attempt.index:
             raise NotAllowedError("no_handshake")
         session = attempt.read_response(datagram)
+        attempt.grant.spoken = True
         self._attempt = None
         self._establish(session, via, now)
         if not self._staged:
@@ -383,14 +365,22 @@ class Peer:
         attempt = self._attempt
         assert attempt is not None
         self.attention = True
-        if not attempt.resend():
-            self._end_attempt()
-            if not self.established:
-                self._staged.clear()
-                self._want_direction(now)
+        if not attempt.resend(now):
+            self._give_up(attempt, now)
             return
         for destination in self._handshake_destinations(attempt.grant, fallback=attempt.repeated):
             self._send(attempt.request, destination)
+
+    def _give_up(self, attempt: Attempt, now: float) -> None:
+        """The peer did not answer: start over only for a packet or a look-up that came meanwhile."""
+        attempt.grant.failed = True
+        self._end_attempt()
+        if self.established:
+            return
+        self.paths.why = "the peer did not answer"
+        self._staged.drop("peer_unreachable")
+        if self._liveness.last_packet > attempt.started:
+            self._want_direction(now)
 
     def _handshake_destinations(self, grant: PathGrant, *, fallback: bool) -> list[Destination]:
         """A rekey goes where the traffic goes; a first handshake to all that the first path allows."""
@@ -408,19 +398,15 @@ class Peer:
         """A session takes over: an initiator's on the response, a responder's on its first opened capsule."""
         self._sessions.use(session, now)
         self.last_handshake = now
-        self._last_received = now
-        self._unanswered_since = math.inf
+        self._liveness.heard()
         if self.first_kind is None:
             self.first_kind = self.paths.kind(via)
-            reason = FIRST_PATH_REASONS[self.first_path] if self.first_path is not None else "the peer asked"
-            if self.first_kind is PathKind.RELAYED and self.first_path in (
-                FirstPath.DIRECT,
-                FirstPath.DIRECT_PUNCHED,
-            ):
-                reason = "the direct path did not answer in time"
-            self.paths.use(via, reason, now)
+            self.paths.use(via, first_path_reason(self.first_path, relayed=bool(via.prefix)), now)
         elif self.paths.current is None or self.paths.silent:
             self.paths.use(via, "first to answer", now)
+        if not via.prefix:
+            for grant in self._grants.values():
+                grant.stop_punching()
         self.paths.check_better(now)
         self._tick_soon(now)
 
@@ -441,9 +427,11 @@ class Peer:
         check_path_mac(datagram, grant.mac_key)
         if punch.role is grant.role:
             raise NotAllowedError("reflected")
+        grant.accept_punch(punch.number)
+        grant.spoken = True
         candidate = self.paths.offer(via, self.paths.kind(via), learned=True)
         if self.session is not None and candidate.verified is None and candidate.next_check == math.inf:
-            self.paths.check(candidate, now)
+            self.paths.check(candidate, now, LEARNED_COUNT)
 
     def receive_relay(self, datagram: bytes, source: Endpoint, now: float) -> None:
         """A relay's challenge or binding.  Raise DropError."""
@@ -469,29 +457,38 @@ class Peer:
         grant = self._grants.pop(path_id)
         for relayed in grant.relayed():
             self.paths.withdraw(relayed)
+        named = {endpoint for other in self._grants.values() for endpoint in other.candidates}
+        for endpoint in set(grant.candidates) - named:
+            self.paths.retire(Destination(endpoint))
         if self._attempt is not None and self._attempt.grant is grant:
             self._end_attempt()
 
     def _newest_grant(self) -> PathGrant | None:
-        return next(reversed(self._grants.values()), None)
+        """The newest one that the peer is known to have too, else the newest.
+
+        An initiator was told after the responder had confirmed; a responder learns it when the peer first speaks.
+        """
+        newest_first = list(reversed(self._grants.values()))
+        shared = (grant for grant in newest_first if grant.shared and not grant.failed)
+        return next(shared, newest_first[0] if newest_first else None)
 
     # Time.
 
     def handle_timeout(self, now: float) -> None:
-        """Do everything that is due."""
+        """Do everything that is due.  Path checks come last: all that stands before may ask for some."""
+        if self._next_tick <= now:
+            self._tick(now)
         if self._attempt is not None and self._attempt.next_deadline() <= now:
             self._resend_request(now)
         for grant in self._grants.values():
-            grant.handle_timeout(now, connected=self._answering)
+            grant.handle_timeout(now, connected=self.answering)
         if self._confirm_at <= now:
             self._confirm_again(now)
         if self.session is not None:
-            for number, destination in self.paths.checks_due(now):
-                self._send_check(number, destination, now)
             if self.paths.overdue(now):
                 self._fall_back(now)
-        if self._next_tick <= now:
-            self._tick(now)
+            for number, destination in self.paths.checks_due(now):
+                self._send_check(number, destination, now)
 
     def _confirm_again(self, now: float) -> None:
         session = self.session
@@ -517,10 +514,9 @@ class Peer:
     def _tick(self, now: float) -> None:
         """Once a second while there is anything to keep: expiry, rekey, renewal, liveness, keepalive."""
         self._expire(now)
-        if self._staged and now - self._last_packet >= GIVE_UP_AFTER:
-            self._staged.clear()
-        active = now - self._last_packet < PEER_IDLE
-        if self.session is not None and active:
+        if self._staged and now - self._liveness.last_packet >= GIVE_UP_AFTER:
+            self._staged.drop("peer_unreachable")
+        if self.session is not None and self._liveness.active(now):
             self._rekey(now)
             self._renew_direction(now)
             self._check_liveness(now)
@@ -529,7 +525,10 @@ class Peer:
         self._next_tick = now + TICK if busy else math.inf
 
     def _expire(self, now: float) -> None:
+        had_session = self.session is not None
         self._sessions.expire(now)
+        if had_session and self.session is None:
+            self.paths.rest()
         for path_id, grant in list(self._grants.items()):
             if now >= grant.expires:
                 self._drop_grant(path_id)
@@ -537,6 +536,10 @@ class Peer:
     def _rekey(self, now: float) -> None:
         if self._attempt is None and self.session is not None and self.session.needs_rekey(now):
             self._start_handshake(now)
+
+    def _await_answer(self, now: float) -> None:
+        self._liveness.awaits_answer(now)
+        self._tick_soon(now)
 
     def _renew_direction(self, now: float) -> None:
         newest = self._newest_grant()
@@ -548,7 +551,7 @@ class Peer:
                 self._want_direction(now)
 
     def _check_liveness(self, now: float) -> None:
-        unanswered = now - self._unanswered_since
+        unanswered = self._liveness.unanswered(now)
         if unanswered >= LIVENESS_PROBE:
             self.paths.probe_current(now)
         if unanswered >= LIVENESS_DEAD:
@@ -557,7 +560,7 @@ class Peer:
                 self._start_handshake(now)
 
     def _keep_alive(self, now: float) -> None:
-        if now >= self._keepalive_owed or now - self._last_sent >= PERSISTENT_KEEPALIVE:
+        if self._liveness.keepalive_due(now):
             self._send_capsule(b"", now)
 
     def _want_direction(self, now: float) -> None:
@@ -569,11 +572,11 @@ class Peer:
 
     def _send_staged(self, now: float) -> None:
         while self._staged and self.established:
-            self.send_packet(self._staged.popleft(), now)
+            self.send_packet(self._staged.take(), now)
 
     def _send_capsule(self, packet: bytes, now: float) -> None:
         assert self.paths.current is not None
-        self._keepalive_owed = math.inf
+        self._liveness.keepalive_owed = math.inf
         self._send_sealed(MessageType.CAPSULE, packet, self.paths.current, now)
 
     def _send_check(self, number: int, destination: Destination, now: float) -> None:
@@ -581,7 +584,7 @@ class Peer:
 
     def _send_sealed(self, kind: MessageType, plaintext: bytes, destination: Destination, now: float) -> None:
         assert self.session is not None
-        self._last_sent = now
+        self._liveness.sent(now)
         datagram = self.session.seal(kind, plaintext)
         self._outbox.datagrams.append((destination.prefix + datagram, destination.endpoint))
 

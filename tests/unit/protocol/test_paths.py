@@ -20,8 +20,8 @@ RELAYED = Destination(Endpoint("192.0.2.99", 1), b"\x10\0\0\0\0\0\0\1")
 def answered(paths: Paths, now: float) -> list[Destination]:
     """Every probe that is due is acknowledged at once; where they went."""
     due = paths.checks_due(now)
-    for number, _ in due:
-        paths.acknowledged(number, now)
+    for number, destination in due:
+        paths.acknowledged(number, destination, now)
     return [destination for _, destination in due]
 
 
@@ -30,7 +30,9 @@ def test_a_candidate_is_used_only_after_it_has_answered() -> None:
     paths.check(paths.offer(DIRECT, PathKind.DIRECT), 0.0)
     [(number, _)] = paths.checks_due(0.0)
     assert paths.current is None
-    paths.acknowledged(number, 0.1)
+    assert paths.acknowledged(number, OTHER, 0.1) is None
+    assert paths.current is None
+    paths.acknowledged(number, DIRECT, 0.1)
     assert paths.current == DIRECT
     assert paths.current_rtt == pytest.approx(0.1)
 
@@ -38,7 +40,7 @@ def test_a_candidate_is_used_only_after_it_has_answered() -> None:
 def test_an_unasked_acknowledgement_changes_nothing() -> None:
     paths = Paths(leads=True)
     paths.offer(DIRECT, PathKind.DIRECT)
-    assert paths.acknowledged(17, 0.0) is None
+    assert paths.acknowledged(17, DIRECT, 0.0) is None
     assert paths.current is None
 
 
@@ -115,7 +117,7 @@ def test_a_copied_datagram_from_elsewhere_moves_nothing() -> None:
         now = max(now, paths.next_deadline())
         for number, destination in paths.checks_due(now):
             if destination == DIRECT:
-                paths.acknowledged(number, now)
+                paths.acknowledged(number, destination, now)
         paths.overdue(now)
     assert paths.current == DIRECT
     assert not paths.silent
@@ -131,7 +133,7 @@ def test_a_silent_path_gives_way_to_any_that_answers() -> None:
     assert paths.silent
     for number, destination in paths.checks_due(5.0):
         if destination == RELAYED:
-            paths.acknowledged(number, 5.1)
+            paths.acknowledged(number, destination, 5.1)
     assert paths.current == RELAYED
     assert paths.why == "the path before fell silent"
 
