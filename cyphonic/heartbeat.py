@@ -19,12 +19,19 @@ _log = logging.getLogger(__name__)
 class Heartbeat:
     """``start`` announces once in the caller's thread, so that what is wrong with Redis shows at once.
 
-    ``member`` is called in the heartbeat's thread each time: addresses and load change.
+    ``member`` is called in the heartbeat's thread each time: addresses and load change.  So is ``errand``, with the
+    connection, for what else has to be kept up with the fleet.
     """
 
-    def __init__(self, config: StoreConfig, member: Callable[[], FleetMember]) -> None:
+    def __init__(
+        self,
+        config: StoreConfig,
+        member: Callable[[], FleetMember],
+        errand: Callable[[Store], None] = lambda _store: None,
+    ) -> None:
         self._config = config
         self._member = member
+        self._errand = errand
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.store_available = True
@@ -32,7 +39,7 @@ class Heartbeat:
     def start(self) -> None:
         """Raise StoreUnavailableError when Redis cannot be reached."""
         with Store.connect(self._config) as store:
-            announce(store, self._member())
+            self._beat(store)
         self._thread.start()
 
     def stop(self) -> None:
@@ -44,8 +51,12 @@ class Heartbeat:
     def _run(self) -> None:
         with Store(self._config) as store:
             while not self._stop.wait(HEARTBEAT):
-                self._note(self._try(lambda: announce(store, self._member())))
+                self._note(self._try(lambda: self._beat(store)))
             self._try(lambda: withdraw(store, self._member().instance))
+
+    def _beat(self, store: Store) -> None:
+        self._errand(store)
+        announce(store, self._member())
 
     def _try(self, action: Callable[[], None]) -> StoreUnavailableError | None:
         try:

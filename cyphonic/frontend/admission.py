@@ -1,5 +1,5 @@
-"""What may pass from an endpoint to the workers: the right type, version, length and MAC1.  Nothing else is
-looked at."""
+"""What may pass from an endpoint to the gate: the right type, version, length and MAC1.  Nothing else is looked
+at."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ REQUESTS = {Service.AS: AS_REQUESTS, Service.NMS: NMS_REQUESTS}
 _KNOWN = frozenset(int(message_type) for message_type in MessageType)
 
 
+class OtherVersionError(MalformedError):
+    """A request of the right length and type, but of another version of the protocol."""
+
+
 class Admission:
     """For the endpoints of one service, whose X25519 public key keys MAC1."""
 
@@ -46,7 +50,7 @@ class Admission:
         if kind not in self._allowed:
             raise _wrong_type(kind)
         if datagram[1] != VERSION:
-            raise MalformedError("unknown_version")
+            raise OtherVersionError("unknown_version")
         if kind == MessageType.LOGIN_REQUEST and length != LOGIN_REQUEST_LENGTH:
             raise MalformedError("bad_length")
         body = datagram[:-MACS_LENGTH]

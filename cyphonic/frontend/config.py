@@ -29,6 +29,8 @@ class FrontendSection(msgspec.Struct, frozen=True):
     """Datagrams that may wait for a worker."""
     patience: float = 0.5
     """Seconds that one may wait."""
+    source_rate: float = 100.0
+    """Messages per second, from strangers of one IPv4 address or IPv6 /64, that are let in while loaded."""
     drain: float = 2.0
     """Seconds after SIGTERM for what workers still have in hand."""
     metrics: Endpoint | None = None
@@ -43,5 +45,7 @@ class FrontendSection(msgspec.Struct, frozen=True):
         for key, endpoints in (("as_advertise", self.as_advertise), ("nms_advertise", self.nms_advertise)):
             if len(endpoints) > MAX_ADVERTISED:
                 raise ValueError(f"{key}: at most {MAX_ADVERTISED} endpoints")
+        if self.source_rate <= 0:
+            raise ValueError("source_rate is more than 0")
         if self.queue < 64 or self.patience <= 0 or self.drain < 0:
             raise ValueError("queue is at least 64, patience more than 0, drain not negative")

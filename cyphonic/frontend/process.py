@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cyphonic.frontend.admission import Admission
 from cyphonic.frontend.config import MAX_ADVERTISED, FrontendSection
+from cyphonic.frontend.gate import Gate
 from cyphonic.frontend.queue import JobQueue
 from cyphonic.frontend.server import Door, FrontendServer
 from cyphonic.heartbeat import Heartbeat
@@ -18,9 +19,10 @@ from cyphonic.lifecycle import Lifeline
 from cyphonic.metrics import Family, serve_metrics
 from cyphonic.pipeline import FrontendPipe, ipc_endpoint, new_context, new_instance
 from cyphonic.protocol.chance import Chance
+from cyphonic.protocol.cookie import CookieMint
 from cyphonic.site import Site, SiteKeys
-from cyphonic.state.fleet import FrontendMember
-from cyphonic.state.store import StoreConfig
+from cyphonic.state.fleet import FrontendMember, agree_on_cookie_secret
+from cyphonic.state.store import Store, StoreConfig
 from cyphonic.udp import UdpSocket
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.job import Service
@@ -38,8 +40,8 @@ def open_frontend(
     keys = SiteKeys(site.keys_dir)
     with ExitStack() as stack:
         doors = [
-            *_open_doors(stack, Service.AS, section.as_listen, keys.as_public, section.share_ports),
-            *_open_doors(stack, Service.NMS, section.nms_listen, keys.nms_public, section.share_ports),
+            *_open_doors(stack, Service.AS, section.as_listen, keys.as_public, section.share_ports, chance),
+            *_open_doors(stack, Service.NMS, section.nms_listen, keys.nms_public, section.share_ports, chance),
         ]
         context = new_context()
         stack.callback(context.term)
@@ -51,6 +53,7 @@ def open_frontend(
             pipe,
             needed=_needed(section),
             queue=JobQueue(section.queue, section.patience),
+            gate=Gate(section.source_rate, chance),
             drain=section.drain,
             lifeline=lifeline,
         )
@@ -59,24 +62,46 @@ def open_frontend(
         heartbeat = Heartbeat(
             StoreConfig(site.redis_url, site.redis_password()),
             lambda: _member(instance, pipe.endpoint, section, site.allow_loopback),
+            _agree(doors, chance),
         )
         heartbeat.start()
         stack.callback(heartbeat.stop)
         yield server
 
 
+def _agree(doors: Sequence[Door], chance: Chance) -> Callable[[Store], None]:
+    """Make this frontend's cookies good at every other, and theirs here."""
+    mints = [door.mint for door in doors]
+
+    def agree(store: Store) -> None:
+        mine = mints[0].fleet_secret or chance(32)
+        agreed = agree_on_cookie_secret(store, mine)
+        if agreed != mine or not mints[0].fleet_secret:
+            for mint in mints:
+                mint.fleet_secret = agreed
+
+    return agree
+
+
 def _open_doors(
-    stack: ExitStack, service: Service, endpoints: Sequence[Endpoint], public_key: Callable[[], bytes], share: bool
+    stack: ExitStack,
+    service: Service,
+    endpoints: Sequence[Endpoint],
+    public_key: Callable[[], bytes],
+    share: bool,
+    chance: Chance,
 ) -> Iterator[Door]:
     if not endpoints:
         return
-    admission = Admission(service, public_key())
+    key = public_key()
+    admission = Admission(service, key)
+    mint = CookieMint(b"", key, chance)
     for endpoint in endpoints:
         if endpoint.host == "::" and not Path("/proc/net/if_inet6").exists():
             continue  # every address of a family that this kernel does not have: none
         udp = UdpSocket(endpoint, reuse_port=share)
         stack.callback(udp.close)
-        yield Door(udp, admission)
+        yield Door(udp, admission, mint)
 
 
 def _needed(section: FrontendSection) -> frozenset[int]:
@@ -118,10 +143,15 @@ def _families(server: FrontendServer) -> list[Family]:
     def read_workers() -> Mapping[str, float]:
         return {"": sum(worker.alive for worker in server.credits.workers.values())}
 
+    def read_load() -> Mapping[str, float]:
+        return {"": float(server.loaded)}
+
     return [
         Family("cyphonic_frontend_datagrams_total", "Datagrams by way.", lambda: server.counts, "way"),
         Family("cyphonic_frontend_drops_total", "Datagrams dropped by reason.", server.all_drops, "reason"),
         Family("cyphonic_frontend_batches_total", "Batches by fate.", lambda: server.credits.counts, "fate"),
         Family("cyphonic_frontend_queue_jobs", "Jobs that wait for a worker.", lambda: {"": len(server.queue)}),
+        Family("cyphonic_frontend_hints_total", "Hints sent.", lambda: server.gate.counts, "kind"),
+        Family("cyphonic_frontend_loaded", "1 while strangers need cookies.", read_load),
         Family("cyphonic_frontend_workers", "Living worker threads.", read_workers),
     ]

@@ -17,15 +17,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from cyphonic.errors import DropError
-from cyphonic.frontend.admission import Admission
+from cyphonic.frontend.admission import Admission, OtherVersionError
 from cyphonic.frontend.credits import Credits, Worker
+from cyphonic.frontend.gate import Gate, TurnedAwayError, pack_source
 from cyphonic.frontend.queue import JobQueue
 from cyphonic.lifecycle import Lifeline, StopSignal
 from cyphonic.logs import pairs
 from cyphonic.pipeline import MAX_BATCH_JOBS, FrontendPipe
+from cyphonic.protocol.buckets import TokenBucket
+from cyphonic.protocol.cookie import CookieMint
 from cyphonic.udp import UdpSocket
-from cyphonic.wire.header import INTERNAL
-from cyphonic.wire.job import Batch, Job, Origin, Report, Route, Send
+from cyphonic.wire.header import INTERNAL, SignalingHeader
+from cyphonic.wire.job import Batch, Job, Origin, Report, Route, Send, Service
 
 _log = logging.getLogger(__name__)
 
@@ -33,16 +36,23 @@ WAKE = 0.25
 """Seconds: the loop turns at least this often, so that the supervisor sees it live."""
 BUSY_WAKE = 0.02
 """The same while something waits for a deadline."""
+LOADED = 1 / 4
+"""Of the queue: so many waiting make a load."""
+STRAINED = 1 / 16
+"""The same: so many keep a load up, and so does any job that was dropped."""
+LOSSES = 50.0
+"""Jobs dropped per second that make a load.  A few are none: there may just be no worker yet."""
 NO_ROUTE = Route(service_host="", service_port=0, node_host="", node_port=0)
 _INTERNAL = frozenset(int(kind) for kind in INTERNAL)
 
 
 class Door:
-    """A UDP socket and what may come in through it."""
+    """A UDP socket, what may come in through it, and what cookies its service gives."""
 
-    def __init__(self, udp: UdpSocket, admission: Admission) -> None:
+    def __init__(self, udp: UdpSocket, admission: Admission, mint: CookieMint) -> None:
         self.udp = udp
         self.admission = admission
+        self.mint = mint
 
 
 class FrontendServer:
@@ -56,13 +66,17 @@ class FrontendServer:
         *,
         needed: frozenset[int],
         queue: JobQueue,
+        gate: Gate,
         drain: float,
         lifeline: Lifeline,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.instance = instance
         self.credits = Credits()
         self.queue = queue
+        self.gate = gate
+        queue.on_drop = self._handle_drop
         self.counts: Counter[str] = Counter()
         """received, admitted, sent (datagrams)."""
         self.drops: Counter[str] = Counter()
@@ -73,7 +87,13 @@ class FrontendServer:
         self._drain = drain
         self._lifeline = lifeline
         self._clock = clock
+        self._wall = wall
         self._next_check = 0.0
+        self._now = clock()
+        self._queue_drops = 0
+        self._losses = TokenBucket(LOSSES, LOSSES)
+        self.loaded = False
+        """Whether strangers need cookies."""
 
     @property
     def endpoints(self) -> str:
@@ -101,7 +121,7 @@ class FrontendServer:
         """One wake of the loop."""
         waiting = len(self.queue) or self.credits.in_flight
         events = poller.poll(BUSY_WAKE if waiting else WAKE)
-        now = self._clock()
+        now = self._now = self._clock()
         for descriptor, _ in events:
             door = self._doors.get(descriptor)
             if door is not None:
@@ -123,33 +143,55 @@ class FrontendServer:
         return total
 
     def _receive(self, door: Door, now: float) -> None:
-        admit, add, port = door.admission.admit, self.queue.add, door.udp.endpoint.port
+        admission, gate, add, port = door.admission, self.gate, self.queue.add, door.udp.endpoint.port
+        wall = self._wall()
         arrivals = door.udp.receive()
         self.counts["received"] += len(arrivals)
         for datagram, host, source_port, local_host in arrivals:
             try:
-                body = admit(datagram)
+                body = admission.admit(datagram)
+                known = gate.admit(datagram, pack_source(host, source_port), door.mint, now, wall)
             except DropError as drop:
                 self.drops[drop.reason] += 1
+                answer = self._answer_drop(drop, datagram, now)
+                if answer is not None:
+                    door.udp.send(answer, host, source_port, local_host)
                 continue
-            add(Job(body, Origin.UDP, Route(local_host, port, host, source_port)), now)
+            add(Job(body, Origin.UDP, Route(local_host, port, host, source_port)), now, known=known)
+
+    def _answer_drop(self, drop: DropError, datagram: bytes, now: float) -> bytes | None:
+        if isinstance(drop, TurnedAwayError):
+            return drop.answer
+        return self.gate.version_hint(datagram, now) if isinstance(drop, OtherVersionError) else None
+
+    def _handle_drop(self, job: Job, known: bool) -> None:
+        """The queue had no place for a job: say so to a sender whose address is its own."""
+        if job.origin != Origin.UDP or not (known or self.gate.gauge.loaded(self._now)):
+            return
+        route = job.route
+        udp = self._exit(route)
+        answer = self.gate.busy(SignalingHeader.decode(job.datagram), self._now)
+        if udp is not None and answer is not None:
+            udp.send(answer, route.node_host, route.node_port, route.service_host)
 
     def _handle_report(self, report: Report, now: float) -> None:
         if self.credits.handle_report(report, now):
             self._pipe.connect(report.worker, report.endpoint)
-            _log.info("worker appeared", extra=pairs(worker=report.worker, services=report.services))
+            services = ",".join(Service(service).name.lower() for service in report.services)
+            _log.info("worker appeared", extra=pairs(worker=report.worker, services=services))
             self._lifeline.set_ready(self._needed <= self.credits.living_services)
         if report.sends:
-            self._send(report.sends)
+            self._send(report.sends, now)
         for forward in report.forwards:
             if forward and forward[0] in _INTERNAL:
                 self.queue.add(Job(forward, Origin.PIPELINE, NO_ROUTE), now)
             else:
                 self.drops["bad_forward"] += 1
 
-    def _send(self, sends: Iterable[Send]) -> None:
+    def _send(self, sends: Iterable[Send], now: float) -> None:
         for send in sends:
             route = send.route
+            self.gate.note_sent(send.datagram[0], pack_source(route.node_host, route.node_port), now)
             udp = self._exit(route)
             if udp is None:
                 self.drops["no_socket"] += 1
@@ -189,6 +231,7 @@ class FrontendServer:
 
     def _check(self, now: float) -> None:
         self.queue.expire(now)
+        self._gauge_load(now)
         for instance in self.credits.handle_timeout(now):
             self._pipe.forget(instance)
             if self.credits.workers[instance].services:
@@ -198,3 +241,17 @@ class FrontendServer:
             self._lifeline.set_ready(self._needed <= self.credits.living_services)
         for instance, number in self.credits.probes(now):
             self._pipe.push(instance, Batch(self.instance, number, []))
+
+    def _gauge_load(self, now: float) -> None:
+        gauge, waiting, drops = self.gate.gauge, len(self.queue), self.queue.drops.total()
+        fresh, self._queue_drops = drops - self._queue_drops, drops
+        if waiting >= self.queue.capacity * LOADED or (fresh and not self._losses.take(fresh, now)):
+            gauge.overloaded(now)
+        elif fresh or waiting >= self.queue.capacity * STRAINED:
+            gauge.strained(now)
+        loaded = gauge.loaded(now)
+        if loaded != self.loaded:
+            self.loaded = loaded
+            _log.info(
+                "loaded, strangers need cookies" if loaded else "no longer loaded", extra=pairs(queue=waiting)
+            )

@@ -4,6 +4,9 @@ Before a source address is proved there is no state and no answer longer than it
 under a secret of this process over everything that the answer repeats, and a slot of time.  State begins with a
 valid RelayBindAnswer, which repeats the token.
 
+Under load, when more binds come than are to be opened, a bind has to show a cookie first (``protocol/cookie.py``),
+or the answer to a challenge, which shows the same; from then on each source prefix has a rate of its own.
+
 Datagrams between the two bound sources of a path pass unchanged, their 8-byte header included, because both roles
 share one index.  The index alone gives no right: the key of the forwarding table is header *and* source.
 """
@@ -17,8 +20,9 @@ from hmac import compare_digest
 from typing import NamedTuple
 
 from cyphonic.errors import DropError, MalformedError, NotAllowedError
-from cyphonic.protocol.buckets import TokenBucket
+from cyphonic.protocol.buckets import LoadGauge, SourceBuckets, TokenBucket
 from cyphonic.protocol.chance import Chance, integer
+from cyphonic.protocol.cookie import CookieMint
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.limits import BINDING_IDLE, CHALLENGE_SLOT
 from cyphonic.protocol.mac import check_mac1, mac, mac1_key
@@ -53,7 +57,13 @@ class BindingLimits:
     idle: float = BINDING_IDLE
     """Seconds without a datagram from a role after which it is forgotten."""
     control_rate: float = 5000.0
-    """RelayBind and RelayBindAnswer opened per second, all nodes together: each costs some 30 µs."""
+    """RelayBind and RelayBindAnswer opened per second, all nodes together: each costs some 30 µs.
+
+    Half as many make a load."""
+    source_rate: float = 100.0
+    """Of these, while loaded, from one IPv4 address or IPv6 /64."""
+    cookie_rate: float = 5000.0
+    """CookieReplies per second, all sources together."""
 
 
 class BoundRole:
@@ -88,13 +98,20 @@ class BindingTable:
     drops: Counter[str] = field(default_factory=Counter)
     forwarded_bytes: int = 0
     forwarded_datagrams: int = 0
+    cookies_sent: int = 0
     draining: bool = False
     """When set, living bindings go on and may be renewed, but none is added."""
 
     def __post_init__(self) -> None:
         self._secret = self.chance(32)
         self._mac1_key = mac1_key(self.relay.public)
-        self._control = TokenBucket(self.limits.control_rate, max(1.0, self.limits.control_rate))
+        limits = self.limits
+        self._control = TokenBucket(limits.control_rate, max(1.0, limits.control_rate))
+        self._demand = TokenBucket(limits.control_rate / 2, max(1.0, limits.control_rate / 2))
+        self._cookies = TokenBucket(limits.cookie_rate, max(1.0, limits.cookie_rate / 10))
+        self._sources = SourceBuckets(limits.source_rate, max(1.0, 2 * limits.source_rate), self.chance)
+        self._mint = CookieMint(self.chance(32), self.relay.public, self.chance)
+        self._gauge = LoadGauge()
         self._roles: dict[tuple[bytes, int], BoundRole] = {}
         self._senders: dict[tuple[bytes, tuple[str, int]], BoundRole] = {}
         self._indices: dict[int, bytes] = {}
@@ -144,22 +161,46 @@ class BindingTable:
             raise MalformedError("unknown_type")
         bind = RelayBind.decode(datagram)
         check_mac1(datagram, self._mac1_key)
+        packed = source.remote.encode()
+        proved = self._mint.proves(datagram, packed, wall)
+        slot = int(now / CHALLENGE_SLOT)
+        if bind.challenge != NO_CHALLENGE:
+            self._check_challenge(bind, source.remote, slot)
+            proved = True
+        if not self._demand.take(1, now):
+            self._gauge.overloaded(now)
+        if self._gauge.loaded(now):
+            if not proved:
+                return self._ask_for_cookie(datagram, packed, now, wall)
+            if not self._sources.take(packed, now):
+                raise NotAllowedError("source_rate")
         if not self._control.take(1, now):
             raise NotAllowedError("control_overload")
         self.handle_timeout(now)
         token = self._authorise(bind, datagram, wall)
-        slot = int(now / CHALLENGE_SLOT)
         if bind.challenge == NO_CHALLENGE:
             challenge = self._challenge(bind, source.remote, slot)
             question = RelayBindChallenge(bind.role, bind.generation, bind.path_id, challenge).encode()
             return question + mac(token.bind_key, question)
+        bound = self._bind(bind, token, source, now)
+        return self._write_bound(bound)
+
+    def loaded(self, now: float) -> bool:
+        """Whether strangers have to show a cookie."""
+        return self._gauge.loaded(now)
+
+    def _ask_for_cookie(self, datagram: bytes, source: bytes, now: float, wall: float) -> bytes:
+        if not self._cookies.take(1, now):
+            raise NotAllowedError("needs_cookie")
+        self.cookies_sent += 1
+        return self._mint.reply(datagram, source, wall)
+
+    def _check_challenge(self, bind: RelayBind, source: Endpoint, slot: int) -> None:
         if not any(
-            compare_digest(bind.challenge, self._challenge(bind, source.remote, valid))
+            compare_digest(bind.challenge, self._challenge(bind, source, valid))
             for valid in (slot, max(0, slot - 1))
         ):
             raise NotAllowedError("bad_challenge")
-        bound = self._bind(bind, token, source, now)
-        return self._write_bound(bound)
 
     def _authorise(self, bind: RelayBind, datagram: bytes, wall: float) -> RelayToken:
         """The opened token; raise unless it gives this sender the right to this role.  Changes nothing."""

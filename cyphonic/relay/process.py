@@ -109,6 +109,7 @@ def metric_families(table: BindingTable) -> list[Family]:
         ),
         Family("cyphonic_relay_bindings", "Roles bound now.", lambda: {"": len(table)}),
         Family("cyphonic_relay_joined_paths", "Paths with both roles bound.", lambda: {"": table.joined_paths}),
+        Family("cyphonic_relay_cookies_total", "CookieReplies sent.", lambda: {"": table.cookies_sent}),
         Family("cyphonic_relay_drops_total", "Datagrams dropped.", lambda: dict(table.drops), "reason"),
     ]
 

@@ -12,7 +12,7 @@ from cyphonic.protocol.token import seal_token
 from cyphonic.relay.bindings import BindingLimits, BindingTable, Way
 from cyphonic.wire.direction import RelayGrant, Role
 from cyphonic.wire.endpoint import Endpoint
-from cyphonic.wire.header import encode_relayed
+from cyphonic.wire.header import MessageType, encode_relayed
 from cyphonic.wire.relay import RelayToken
 
 WALL = 1_700_000_000.0
@@ -166,7 +166,7 @@ def test_a_flipped_bit_anywhere_gets_nothing() -> None:
     request, answer = world.converse(binding, INITIATOR)
     fresh = World()
     for datagram in (request, answer):
-        for position in range(len(datagram) - 16):  # MAC2 is not checked yet
+        for position in range(len(datagram)):
             flipped = bytearray(datagram)
             flipped[position] ^= 0x10
             assert fresh.receive(bytes(flipped), INITIATOR) is None
@@ -291,14 +291,84 @@ def test_one_source_cannot_be_both_ends() -> None:
     assert world.table.drops["both_roles_one_source"] == 1
 
 
-def test_floods_of_binds_are_bounded() -> None:
-    world = World(BindingLimits(control_rate=2))
-    for number in range(3):
+def flooded(limits: BindingLimits) -> World:
+    """A relay that has just had more requests than it opens."""
+    world = World(limits)
+    for number in range(int(limits.control_rate)):
+        world.binding(Role.INITIATOR, path_id=bytes([number] * 16)).start(world.now)
         binding = world.binding(Role.INITIATOR, path_id=bytes([number] * 16))
         binding.start(world.now)
         [(request, _)] = binding.datagrams_to_send()
-        assert (world.receive(request, INITIATOR) is not None) == (number < 2)
-    assert world.table.drops["control_overload"] == 1
+        assert world.receive(request, Way(Endpoint(f"203.0.113.{number}", 1), "")) is not None
+    assert world.table.loaded(world.now)
+    return world
+
+
+def test_a_loaded_relay_opens_no_token_of_a_stranger_but_asks_for_a_cookie() -> None:
+    world = flooded(BindingLimits(control_rate=4))
+    binding = world.binding(Role.INITIATOR)
+    binding.start(world.now)
+    [(request, _)] = binding.datagrams_to_send()
+    reply = world.receive(request, INITIATOR)
+    assert reply is not None
+    assert reply[0] == MessageType.COOKIE_REPLY
+    assert len(reply) <= len(request)
+    assert len(world.table) == 0
+
+
+def test_a_node_binds_at_a_loaded_relay_with_the_cookie_it_is_given() -> None:
+    world = flooded(BindingLimits(control_rate=4))
+    world.now += 1
+    binding = world.binding(Role.INITIATOR)
+    binding.start(world.now)
+    sent = world.converse(binding, INITIATOR)
+    assert binding.bound
+    bare, dressed, answer = sent
+    assert bare[:-16] == dressed[:-16]
+    assert bare[-16:] == bytes(16) != dressed[-16:]
+    assert answer[-16:] != bytes(16)
+
+
+def test_a_cookie_for_one_source_is_none_for_another() -> None:
+    world = flooded(BindingLimits(control_rate=4))
+    binding = world.binding(Role.INITIATOR)
+    binding.start(world.now)
+    [(request, _)] = binding.datagrams_to_send()
+    reply = world.receive(request, INITIATOR)
+    assert reply is not None
+    binding.receive_datagram(reply, RELAY_ENDPOINT, world.now)
+    [(dressed, _)] = binding.datagrams_to_send()
+    assert world.receive(dressed, RESPONDER) is None
+    assert world.table.drops == {"bad_mac2": 1}
+
+
+def test_cookies_are_given_at_a_rate() -> None:
+    world = flooded(BindingLimits(control_rate=4, cookie_rate=40))
+    given = world.table.cookies_sent
+    for _ in range(5):
+        binding = world.binding(Role.INITIATOR)
+        binding.start(world.now)
+        world.receive(binding.datagrams_to_send()[0][0], INITIATOR)
+    assert (given, world.table.cookies_sent) == (2, 4)
+    assert world.table.drops == {"needs_cookie": 3}
+
+
+def test_with_cookies_one_source_still_has_its_rate_and_no_more() -> None:
+    world = flooded(BindingLimits(control_rate=20, source_rate=1))
+    world.now += 1
+    binding = world.binding(Role.INITIATOR)
+    binding.start(world.now)
+    world.converse(binding, INITIATOR)
+    assert binding.bound, "a bind and an answer"
+    binding.rebind(world.now)
+    world.converse(binding, INITIATOR)
+    assert world.table.drops == {"source_rate": 1}
+
+
+def test_a_relay_is_loaded_until_it_has_been_calm_for_five_seconds() -> None:
+    world = flooded(BindingLimits(control_rate=4))
+    assert world.table.loaded(world.now + 4.9)
+    assert not world.table.loaded(world.now + 5.1)
 
 
 @pytest.mark.parametrize("datagram", [b"", b"\x11", b"\x11" * 88, b"\x20" * 200, b"\x12" * 200])
