@@ -15,6 +15,7 @@ from cyphonic.cluster.embedded_redis import last_words
 from cyphonic.cluster.process import REDIS_DIRECTORY, cluster_children, only_one
 from cyphonic.configuration import load
 from cyphonic.lifecycle import Lifeline, StopSignal
+from cyphonic.logs import LEVELS
 from cyphonic.site import Site, cloud_file, load_site
 from cyphonic.supervisor import Child, Supervisor
 
@@ -22,7 +23,13 @@ from cyphonic.supervisor import Child, Supervisor
 @click.command(name="cluster")
 @click.option("--config", type=click.Path(path_type=Path), help="The site's file; else /etc/cyphonic/cloud.toml.")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Exists while everything is ready.")
-def command(config: Path | None, ready_file: Path | None) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    envvar="CYPHONIC_LOG_LEVEL",
+    help="Of every part; else info, and warning on a terminal.",
+)
+def command(config: Path | None, ready_file: Path | None, log_level: str | None) -> None:
     """Run the whole cloud on this machine: Redis, frontend, workers and relay.
 
     Ready means: a worker has granted credit to a frontend, and the relay is bound.  Ctrl-C or SIGTERM lets what is
@@ -32,8 +39,9 @@ def command(config: Path | None, ready_file: Path | None) -> None:
     site = load_site(config, environ)
     file = cloud_file(config, environ)
     section = load(ClusterSection, section="cluster", file=file, environ=environ)
+    default_level = "warning" if sys.stderr.isatty() else "info"
     with StopSignal() as stop, only_one(site.run_dir):
-        supervisor = Supervisor(cluster_children(site, section, file))
+        supervisor = Supervisor(cluster_children(site, section, file, log_level or default_level))
         board = _Board(site, supervisor, ready_file)
         supervisor.notify = board.show
         try:

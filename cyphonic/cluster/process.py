@@ -22,25 +22,25 @@ from cyphonic.supervisor import ChildSpec
 REDIS_DIRECTORY = "redis"
 
 
-def cluster_children(site: Site, section: ClusterSection, config: Path) -> list[ChildSpec]:
+def cluster_children(site: Site, section: ClusterSection, config: Path, log_level: str) -> list[ChildSpec]:
     """Everything to run, in the order in which it starts.  Raise OperationalError when there is no Redis to run."""
+
+    def tier(name: str, command: str, *options: str) -> ChildSpec:
+        argv = [sys.executable, "-m", "cyphonic", command, "--config", str(config.absolute())]
+        return ChildSpec(name=name, argv=[*argv, "--log-level", log_level, *options])
+
     children = []
     if site.uses_embedded_redis:
         wait_until_gone(site.embedded_redis_socket)
         children.append(redis_child(site.state_dir / REDIS_DIRECTORY, site.embedded_redis_socket, find_server()))
-    children.append(_tier("worker", "worker", config))
+    children.append(tier("worker", "worker"))
     if section.relay:
-        children.append(_tier("relay", "relay", config))
+        children.append(tier("relay", "relay"))
     if section.frontends == 1:
-        children.append(_tier("frontend", "frontend", config, "--no-share-ports"))
+        children.append(tier("frontend", "frontend", "--no-share-ports"))
     else:
-        children.extend(_tier(f"frontend-{index}", "frontend", config) for index in range(1, section.frontends + 1))
+        children.extend(tier(f"frontend-{index}", "frontend") for index in range(1, section.frontends + 1))
     return children
-
-
-def _tier(name: str, command: str, config: Path, *options: str) -> ChildSpec:
-    argv = [sys.executable, "-m", "cyphonic", command, "--config", str(config.absolute()), *options]
-    return ChildSpec(name=name, argv=argv)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +22,8 @@ from cyphonic.node.status import (
 _STATE_STYLES = {"joined": "bold green", "refused": "bold red", "cloud-unreachable": "bold red"}
 _PATH_STYLES = {"lan": "green", "direct": "green", "relayed": "yellow", "none": "dim"}
 _FAMILIES = {"ipv4": "IPv4", "ipv6": "IPv6"}
+WIDEST = 1000
+"""Columns; wider than any table here."""
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -29,7 +31,7 @@ def render_status(status: Status, wall: float) -> RenderableType:
     """The whole status.  ``wall``: now, in unix seconds."""
     parts: list[RenderableType] = [_headline(status), _facts(status, wall), Text()]
     if status.peers:
-        parts.append(_peer_table(status.peers, wall))
+        parts.append(_Peers(status.peers, wall))
     else:
         parts.append(
             Text("no peers yet: a tunnel starts with the first packet to a node, or a DNS query for it", "dim")
@@ -41,11 +43,12 @@ def render_status(status: Status, wall: float) -> RenderableType:
 
 
 def render_pong(pong: Pong) -> Text:
-    """One line of ``ping``."""
-    line = Text(f"{pong.name or '?'} ({pong.address}): seq={pong.sequence} ")
+    """One line of ``ping``; a line with name and address stands before the first."""
+    line = Text(f"{pong.name} ({pong.address})\n" if pong.sequence == 1 else "")
+    line.append(f"seq={pong.sequence}  ")
     if pong.rtt is None:
         return line.append("no answer", "red")
-    line.append(f"time={milliseconds(pong.rtt)}  ")
+    line.append(f"{milliseconds(pong.rtt)}  ")
     line.append(pong.path, _PATH_STYLES[pong.path])
     if pong.endpoint:
         line.append(f" through {'relay ' if pong.path == 'relayed' else ''}{pong.endpoint}")
@@ -57,7 +60,7 @@ def render_pong(pong: Pong) -> Text:
 def render_summary(summary: PingSummary, round_trips: Sequence[float]) -> Text:
     """The last line of ``ping``; ``round_trips`` in seconds."""
     lost = 100 * (summary.sent - summary.received) / summary.sent if summary.sent else 0
-    text = f"{summary.name}: {summary.sent} sent, {summary.received} answered, {lost:.0f} % lost"
+    text = f"{summary.sent} sent, {summary.received} answered, {lost:.0f} % lost"
     if round_trips:
         mean = sum(round_trips) / len(round_trips)
         figures = " / ".join(milliseconds(value) for value in (min(round_trips), mean, max(round_trips)))
@@ -151,6 +154,41 @@ def _family(family: FamilyStatus) -> str:
     return f"seen as {family.observed}, registered at {family.service}"
 
 
+class _Peers:
+    """A row for each peer where the terminal is wide enough, else a block: no address is ever folded."""
+
+    def __init__(self, peers: Sequence[PeerStatus], wall: float) -> None:
+        self._peers = peers
+        self._wall = wall
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = _peer_table(self._peers, self._wall)
+        if console.measure(table, options=options.update_width(WIDEST)).maximum <= options.max_width:
+            yield table
+        else:
+            yield from (_peer_block(peer, self._wall) for peer in self._peers)
+
+
+def _peer_block(peer: PeerStatus, wall: float) -> Table:
+    block = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    block.add_column(no_wrap=True)
+    block.add_column(overflow="fold")
+    path = Text(peer.path, _PATH_STYLES[peer.path])
+    path.append(f" through {peer.endpoint}" if peer.endpoint else "", "default")
+    path.append(f"  ({peer.why})" if peer.why else "", "dim")
+    block.add_row(Text(peer.name.partition(".")[0], "bold"), path)
+    block.add_row("", "  ".join(filter(None, (peer.ipv6, peer.ipv4))))
+    facts = [f"RTT {milliseconds(peer.rtt)}"] if peer.rtt is not None else []
+    facts += [f"handshake {_handshake(peer, wall)}"]
+    facts += [f"received {size(peer.rx_bytes)}, sent {size(peer.tx_bytes)}"]
+    block.add_row("", ", ".join(facts))
+    return block
+
+
+def _handshake(peer: PeerStatus, wall: float) -> str:
+    return f"{duration(wall - peer.last_handshake)} ago" if peer.last_handshake is not None else "never"
+
+
 def _peer_table(peers: Sequence[PeerStatus], wall: float) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("PEER", "ADDRESSES", "PATH", "THROUGH"):
@@ -165,7 +203,7 @@ def _peer_table(peers: Sequence[PeerStatus], wall: float) -> Table:
             Text(peer.path, _PATH_STYLES[peer.path]),
             peer.endpoint or "–",
             milliseconds(peer.rtt) if peer.rtt is not None else "–",
-            f"{duration(wall - peer.last_handshake)} ago" if peer.last_handshake is not None else "never",
+            _handshake(peer, wall),
             size(peer.rx_bytes),
             size(peer.tx_bytes),
             peer.why,

@@ -97,15 +97,17 @@ def test_names_with_brackets_are_text_and_not_markup() -> None:
     assert "[red]AS[/red]" in shown(render_status(status, wall=0.0))
 
 
-def test_a_narrow_terminal_folds_and_loses_nothing() -> None:
-    text = "".join(shown(render_status(STATUS, wall=1100.0), width=60).split())
-    assert "NAPT" in text
+def test_a_narrow_terminal_gets_a_block_for_each_peer_and_folds_no_address() -> None:
+    lines = shown(render_status(STATUS, wall=1100.0), width=80).splitlines()
+    block = lines.index("bob  relayed through 192.0.2.3:7703  (both behind NAPT)".ljust(len(lines[-5])))
+    assert lines[block + 1].strip() == "fd77:1:2::9"
+    assert lines[block + 2].strip() == "RTT 12.3 ms, handshake 10 s ago, received 12.3 MB, sent 0 B"
 
 
 def test_a_ping_says_direct_or_relayed_and_through_what() -> None:
     direct = Pong(1, "bob", "fd77::9", 0.00123, "direct", "198.51.100.2:7700", "", "punched")
     assert shown(render_pong(direct)) == (
-        "bob (fd77::9): seq=1 time=1.23 ms  direct through 198.51.100.2:7700  (punched)\n"
+        "bob (fd77::9)\nseq=1  1.23 ms  direct through 198.51.100.2:7700  (punched)\n"
     )
     relayed = Pong(2, "bob", "fd77::9", 0.1, "relayed", "192.0.2.3:7703", "192.0.2.3:7703")
     assert "relayed through relay 192.0.2.3:7703" in shown(render_pong(relayed))
@@ -114,7 +116,7 @@ def test_a_ping_says_direct_or_relayed_and_through_what() -> None:
 
 def test_the_summary_counts_and_averages() -> None:
     text = shown(render_summary(PingSummary("bob", 4, 3), [0.001, 0.002, 0.003]))
-    assert text == "bob: 4 sent, 3 answered, 25 % lost; min / mean / max 1.00 ms / 2.00 ms / 3.00 ms\n"
+    assert text == "4 sent, 3 answered, 25 % lost; min / mean / max 1.00 ms / 2.00 ms / 3.00 ms\n"
     assert "100 % lost" in shown(render_summary(PingSummary("bob", 4, 0), []))
 
 
