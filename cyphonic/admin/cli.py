@@ -20,7 +20,7 @@ from cyphonic.admin.init import NewSite, create_site, next_steps
 from cyphonic.admin.revocation import Drive
 from cyphonic.errors import OperationalError
 from cyphonic.site import CLOUD_FILE, Site, load_site
-from cyphonic.state.store import Store, StoreConfig
+from cyphonic.state.store import Store, StoreConfig, StoreUnavailableError
 from cyphonic.wire.endpoint import Endpoint
 
 SCHEMA_VERSION = 1
@@ -44,7 +44,15 @@ def _yes_option(function: Function) -> Function:
 @contextmanager
 def _open(config: Path | None) -> Iterator[tuple[Site, Store]]:
     site = load_site(config, os.environ)
-    with Store.connect(StoreConfig(site.redis_url, site.redis_password())) as store:
+    try:
+        store = Store.connect(StoreConfig(site.redis_url, site.redis_password()))
+    except StoreUnavailableError as error:
+        if site.uses_embedded_redis and not site.embedded_redis_socket.exists():
+            raise StoreUnavailableError(
+                "the cluster of this site does not run", "start it: cyphonic cluster"
+            ) from None
+        raise error from None
+    with store:
         yield site, store
 
 

@@ -241,6 +241,7 @@ class Daemon:
     def _refuse(self, error: OperationalError) -> None:
         _log.error(error.message)
         self._refusal = error
+        self._registered_since = None
         for reply in self._joining:
             reply.fail(error)
         self._joining.clear()
@@ -269,9 +270,15 @@ class Daemon:
     # Look-ups.
 
     def _look_up_name(self, fqdn: str, done: Callable[[LookedUp], None]) -> None:
+        if self._refusal is not None:
+            done(LookedUp(fqdn, reachable=False))
+            return
         self._waiting(fqdn, done, self._overlay.look_up(fqdn, self._clock()))
 
     def _look_up_address(self, address: bytes, done: Callable[[LookedUp], None]) -> None:
+        if self._refusal is not None:
+            done(LookedUp(address.hex(), reachable=False))
+            return
         self._waiting(address.hex(), done, self._overlay.look_up_address(address, self._clock()))
 
     def _waiting(self, target: str, done: Callable[[LookedUp], None], answer: LookedUp | None) -> None:
@@ -361,8 +368,10 @@ class Daemon:
 
         def found(answer: LookedUp) -> None:
             peer = self._overlay.peer(fqdn)
-            if peer is None:
-                reply.fail(_unreachable(fqdn, answer))
+            if peer is None and fqdn == self._state.fqdn:
+                reply.fail(OperationalError(f"{fqdn} is this node itself"))
+            elif peer is None:
+                reply.fail(self._refusal or _unreachable(fqdn, answer))
             else:
                 Pinging(self._loop, self._overlay, self._datapath.flush, peer, count, reply).start()
 
@@ -375,7 +384,7 @@ class Daemon:
             if answer.virtual_ipv6:
                 reply.done(Addresses(fqdn, address_text(answer.virtual_ipv6), address_text(answer.virtual_ipv4)))
             else:
-                reply.fail(_unreachable(fqdn, answer))
+                reply.fail(self._refusal or _unreachable(fqdn, answer))
 
         self._look_up_name(fqdn, found)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from cyphonic.errors import PeerUnreachableError
 from cyphonic.node.control import Reply
 from cyphonic.node.loop import Loop, Timer
-from cyphonic.node.report import address_text, path_name, report_peer
+from cyphonic.node.report import address_text, report_peer
 from cyphonic.node.status import PingSummary, Pong
 from cyphonic.protocol.overlay import Overlay
 from cyphonic.protocol.peer import Peer
@@ -16,6 +17,8 @@ INTERVAL = 1.0
 """Seconds between two probes."""
 PATIENCE = 2.0
 """Seconds to wait for an answer; for the first, which may have to make the tunnel, five times that."""
+AGAIN = 1.0
+"""Seconds after which the first is repeated: it may go a way that is just being found dead and replaced."""
 POLL = 0.05
 """Seconds: how soon a tunnel that came up is noticed."""
 
@@ -34,7 +37,8 @@ class Pinging:
         self._reply = reply
         self._sequence = 0
         self._received = 0
-        self._number: int | None = None
+        self._numbers: set[int] = set()
+        self._probe_at = 0.0
         self._deadline = 0.0
         self._next_at = 0.0
         self._timer: Timer | None = None
@@ -47,27 +51,36 @@ class Pinging:
     def _begin(self, patience: float) -> None:
         now = self._loop.clock()
         self._sequence += 1
-        self._number = None
+        self._numbers.clear()
+        self._probe_at = now
         self._deadline = now + patience
         self._next_at = now + INTERVAL
         self._poll()
 
     def _poll(self) -> None:
         now = self._loop.clock()
-        if self._number is None:
-            self._number = self._overlay.probe(self._peer, now)
-            self._flush()
-        else:
-            for number, rtt, _ in self._peer.round_trips:
-                if number == self._number:
-                    self._answered(rtt)
-                    return
+        for number, rtt, _ in self._peer.round_trips:
+            if number in self._numbers:
+                self._answered(rtt)
+                return
+        if now >= self._probe_at:
+            self._probe(now)
+        if self._overlay.peer(self._peer.certificate.fqdn) is not self._peer:
+            self._gone()
+            return
         if now >= self._deadline:
             self._answered(None)
             return
         # A probe's answer is looked for often at first: most come within milliseconds.
-        wait = 0.001 if self._number is not None and now - (self._next_at - INTERVAL) < POLL else POLL
+        wait = 0.001 if self._numbers and now - (self._next_at - INTERVAL) < POLL else POLL
         self._timer = self._loop.call_later(wait, self._poll)
+
+    def _probe(self, now: float) -> None:
+        number = self._overlay.probe(self._peer, now)
+        if number is not None:
+            self._numbers.add(number)
+            self._probe_at = now + AGAIN if self._sequence == 1 else math.inf
+        self._flush()
 
     def _answered(self, rtt: float | None) -> None:
         self._received += rtt is not None
@@ -79,7 +92,7 @@ class Pinging:
                 name=certificate.fqdn,
                 address=address_text(certificate.virtual_ipv6),
                 rtt=rtt,
-                path=path_name(self._peer.paths.current_kind) if self._peer.established else "none",
+                path=status.path,
                 endpoint=status.endpoint,
                 relay=status.relay,
                 why=status.why,
@@ -96,6 +109,10 @@ class Pinging:
                     "is it up?  'cyphonic status' there shows whether it is registered",
                 )
             )
+
+    def _gone(self) -> None:
+        """Revoked, or silent and no longer registered."""
+        self._reply.fail(PeerUnreachableError(f"{self._peer.certificate.fqdn} is gone", "see: cyphonic status"))
 
     def _cancel(self) -> None:
         if self._timer is not None:

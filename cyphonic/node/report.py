@@ -33,7 +33,7 @@ def address_text(packed: bytes) -> str:
 def report_peer(peer: Peer, wall_offset: float) -> PeerStatus:
     """One line of ``status``.  ``wall_offset`` turns the core's monotonic time into Unix time."""
     certificate, traffic, paths = peer.certificate, peer.traffic, peer.paths
-    current = paths.current if peer.established else None
+    current = paths.current if peer.answering else None
     endpoint = str(current.endpoint) if current is not None else ""
     relayed = current is not None and bool(current.prefix)
     return PeerStatus(
@@ -43,7 +43,7 @@ def report_peer(peer: Peer, wall_offset: float) -> PeerStatus:
         path=path_name(paths.current_kind if current is not None else None),
         endpoint=endpoint,
         relay=endpoint if relayed else "",
-        why=paths.why if current is not None else ("connecting" if peer.connecting else "no tunnel now"),
+        why=paths.why if current is not None else _why_none(peer),
         first_path=path_name(peer.first_kind),
         last_handshake=None if peer.last_handshake is None else peer.last_handshake + wall_offset,
         rtt=paths.current_rtt if current is not None else None,
@@ -53,6 +53,12 @@ def report_peer(peer: Peer, wall_offset: float) -> PeerStatus:
         tx_packets=traffic.sent_packets,
         suite="" if peer.session is None else peer.session.suite.name.lower(),
     )
+
+
+def _why_none(peer: Peer) -> str:
+    if peer.established:
+        return "does not answer any more; looking for another way"
+    return "connecting" if peer.connecting else "no tunnel now"
 
 
 def report_cloud(

@@ -301,3 +301,22 @@ def test_a_restarted_peer_is_found_again(simulation_store: Store) -> None:
     assert world.run(10, world.joined)
     assert world.talk(one, again)
     assert world.talk(again, one)
+
+
+def test_a_peer_that_has_left_is_forgotten_and_found_again_when_it_is_back(simulation_store: Store) -> None:
+    world = World(simulation_store, 9)
+    one, two = place(world, "open"), place(world, "dual")
+    assert world.run(5, world.joined)
+    assert world.talk(one, two)
+    two.overlay.close(world.clock.now)
+    two._after()
+    two.stop()
+    assert not world.talk(one, two, attempts=10)
+    assert not one.overlay.peers
+    again = SimulatedNode(
+        world.clock, world.network, "dual", two.hosts, world.cloud.bundle, world.chance, identity=two.identity
+    )
+    world.nodes["dual"] = again
+    again.start()
+    assert world.run(10, world.joined)
+    assert world.talk(one, again)
