@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from cyphonic.protocol.chance import Chance
-from cyphonic.protocol.limits import ADDRESS_REST, PATH_KEY_LIFETIME
+from cyphonic.protocol.limits import ADDRESS_REST, PATH_KEY_LIFETIME, TRANSACTION_LIFETIME
 from cyphonic.state import keys
 from cyphonic.state.leases import FAMILIES, Lease, read_lease
 from cyphonic.state.store import Command, Script, ScriptCall, Store
@@ -316,7 +316,7 @@ def delete_node(store: Store, selector: str, *, wall: float) -> bytes | None:
                 keys.NMS_RESTING_IPV4,
                 keys.NMS_RESTING_IPV6,
             ),
-            (static_key, int(wall) + ADDRESS_REST),
+            (static_key, int(wall) + ADDRESS_REST, TRANSACTION_LIFETIME + 1),
         )
     )
     return node_id

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cyphonic.errors import NotAllowedError
+from contextlib import suppress
+
+from cyphonic.errors import DropError, NotAllowedError
 from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.distribution import open_distribution, seal_distribution
 from cyphonic.protocol.signaling import seal_signaling
@@ -16,8 +18,8 @@ from cyphonic.wire.revocation import PathRevocation, PathRevocationAck, Revocati
 from cyphonic.workers.sender import current_key, open_common_key, open_from_node
 from cyphonic.workers.setting import Conversation, ManagementKeys, Reply, Setting
 
-PUSHED_AT_ONCE = 256
-"""Nodes told by one order; the next order tells those that have not acknowledged."""
+READ_AT_ONCE = 256
+"""Nodes looked up in one round trip."""
 _NOWHERE = Route("", 0, "", 0)
 
 
@@ -41,18 +43,20 @@ def push(setting: Setting, job: Job, _header: SignalingHeader) -> Conversation:
     ]
     if generation is None:
         raise NotAllowedError("not_revoked")
-    told = sorted(waiting)[:PUSHED_AT_ONCE]
-    reads: list[Command] = []
-    for node_id in told:
-        reads += [read_node(node_id), *(read_lease(family, node_id) for family in FAMILIES)]
-    values = iter((yield [*reads]))
     revocation = PathRevocation(body.node_id, int(generation))
-    sends = []
-    for node_id in told:
-        record = NodeRecord.parse(node_id, next(values))
-        leases = [lease for _ in FAMILIES if (lease := Lease.parse(next(values))) is not None]
-        if record is not None and leases:
-            sends.append(_tell(setting, record, leases, revocation))
+    told, sends = sorted(waiting), []
+    for start in range(0, len(told), READ_AT_ONCE):
+        part = told[start : start + READ_AT_ONCE]
+        reads: list[Command] = []
+        for node_id in part:
+            reads += [read_node(node_id), *(read_lease(family, node_id) for family in FAMILIES)]
+        values = iter((yield [*reads]))
+        for node_id in part:
+            record = NodeRecord.parse(node_id, next(values))
+            leases = [lease for _ in FAMILIES if (lease := Lease.parse(next(values))) is not None]
+            if record is not None and leases:
+                with suppress(DropError):  # one that cannot be told (its keys have ended) keeps nobody else waiting
+                    sends.append(_tell(setting, record, leases, revocation))
     return Reply(sends)
 
 

@@ -14,7 +14,7 @@
 -- ARGV[8] first IPv4 address of the pool, as a number; empty when there is no pool
 -- ARGV[9] how many addresses the pool has
 -- ARGV[10] offsets into the pool to try, 4 bytes each; from the last one on every address is tried
--- returns {'stale'} for a common key older than the one stored
+-- returns {'stale'} for a common key older than the one stored, or a node deleted a moment ago
 --       | {LoginOutcome, node ID, IPv6, IPv4}
 -- IPv4 addresses are random, not counted up: a Redis that lost its last second must not give the same ones again.
 local function free(address, resting)
@@ -62,6 +62,8 @@ if id then
   return {0, id, node[2], node[3]}
 end
 
+-- A login that was under way when its node was deleted must not bring half of it back.
+if redis.call('EXISTS', 'nms:deleted:' .. ARGV[1]) == 1 then return {'stale'} end
 if redis.call('EXISTS', KEYS[2]) == 1 then return {5, '', '', ''} end
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', ARGV[5])
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', ARGV[5])

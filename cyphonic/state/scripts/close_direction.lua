@@ -17,6 +17,7 @@ end
 if found[1] == 'pending' then
   redis.call('HSET', KEYS[1], 'state', 'done')
   for id, peer in pairs({[initiator] = responder, [responder] = initiator}) do
+    redis.call('ZREMRANGEBYSCORE', 'nms:paths:' .. id, '-inf', ARGV[2] - ARGV[3])
     redis.call('ZADD', 'nms:paths:' .. id, ARGV[2], peer)
     redis.call('EXPIRE', 'nms:paths:' .. id, ARGV[3])
   end

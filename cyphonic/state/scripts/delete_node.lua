@@ -7,6 +7,7 @@
 -- KEYS[6] nms:resting:6
 -- ARGV[1] static key
 -- ARGV[2] unix seconds when the addresses may be given again
+-- ARGV[3] seconds for which a login that was under way may still come to its end
 -- returns nil for an unknown node | node ID, empty when it has never got one
 local entry = redis.call('HMGET', KEYS[1], 'name', 'enrolment')
 if not entry[1] then return nil end
@@ -14,6 +15,7 @@ redis.call('DEL', KEYS[1], 'as:name:' .. entry[1])
 redis.call('SREM', KEYS[3], ARGV[1])
 -- What it consumed stays consumed, but it is no longer its own: a one-time key does not bring it back.
 redis.call('SREM', 'as:enrolment:' .. entry[2] .. ':used', ARGV[1])
+redis.call('SET', 'nms:deleted:' .. ARGV[1], 1, 'EX', ARGV[3])
 local id = redis.call('GET', KEYS[2])
 if not id then return '' end
 local node = redis.call('HMGET', 'nms:node:' .. id, 'fqdn', 'ipv6', 'ipv4')

@@ -17,7 +17,9 @@ if following and string.sub(following, 1, 10) == ARGV[1] then
   redis.call('HSET', KEYS[1], 'current', following)
   redis.call('HDEL', KEYS[1], 'next')
 end
-if ARGV[3] ~= '' then
+-- Of two registrations that race, the newer certificate stays.
+local stored = redis.call('HGET', KEYS[1], 'certificate_expires')
+if ARGV[3] ~= '' and (not stored or tonumber(ARGV[4]) >= tonumber(stored)) then
   redis.call('HSET', KEYS[1], 'certificate', ARGV[3], 'certificate_expires', ARGV[4])
 end
 return 1

@@ -291,6 +291,16 @@ def test_peers_of_a_deleted_node_are_told_too(region: Region, alice: FakeNode, b
     ]
 
 
+def test_one_that_cannot_be_told_keeps_nobody_else_waiting(region: Region, alice: FakeNode, bob: FakeNode) -> None:
+    establish(region, alice, bob, alice.direction(BOB))
+    registry.revoke_node(region.store, BOB, wall=region.wall)
+    offline = [bytes([0, *number.to_bytes(15, "big")]) for number in range(600)]
+    region.store.run(("SADD", b"nms:revocation:" + bob.node_id, *offline))
+    region.store.run(("HDEL", b"nms:node:" + bob.node_id, "current"))
+    sends = region.run(*region.workers[0].revocation_orders([bob.node_id]))
+    assert [send.route.node_host for send in sends] == [alice.endpoint.host]
+
+
 def test_secrets_are_nowhere_in_redis(region: Region, alice: FakeNode, bob: FakeNode) -> None:
     for_bob, _ = establish(region, alice, bob, alice.direction(BOB))
     assert alice.login is not None

@@ -272,3 +272,12 @@ def test_one_static_key_at_once_in_many_threads_is_one_node(region: Region, redi
         thread.join()
     assert len(registry.list_nodes(region.store)) == 1
     assert int(region.store.run(("GET", "nms:ipv4:taken"))) == 1
+
+
+def test_a_login_that_was_under_way_does_not_bring_half_of_a_deleted_node_back(region: Region) -> None:
+    node = stranger(region)
+    _, job = node.login_job(region.enrolment_key())
+    outcome = region.handle([job])
+    registry.delete_node(region.store, node.name, wall=region.wall)
+    assert not region.handle([internal(outcome.forwards[0])]).forwards
+    assert stranger(region, node.name).log_in(region.enrolment_key()) is LoginOutcome.ACCEPTED
