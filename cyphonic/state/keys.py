@@ -31,7 +31,7 @@ key                          type    value                                      
 ``nms:direction:<handle>``   hash    state, initiator, responder, route, saved (sealed)      TRANSACTION_LIFETIME
 ``nms:paths:<node>``         zset    peer of a live path -> when its path key ends           PATH_KEY_LIFETIME
 ``nms:revocation:<node>``    set     nodes that have not yet acknowledged its revocation     PATH_KEY_LIFETIME
-``nms:deleted:<static>``     string  1: a login under way does not bring the node back           TRANSACTION_LIFETIME
+``nms:deleted:<static>``     string  1: a login under way does not bring the node back    TRANSACTION_LIFETIME
 ``nms:revoked:<node>``       string  generation up to which its certificates are void        PATH_KEY_LIFETIME
 ``nms:revocations``          zset    revoked node with outstanding acks -> next push         PATH_KEY_LIFETIME
 ``fleet``                    zset    instance -> its last heartbeat                          a minute
