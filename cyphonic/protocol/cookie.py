@@ -48,6 +48,15 @@ def add_mac2(datagram: bytes, cookie: bytes) -> bytes:
     return datagram[:-MAC_LENGTH] + mac(cookie, datagram[:-MAC_LENGTH])
 
 
+def open_cookie(reply: bytes, request: bytes, key: bytes) -> bytes:
+    """The cookie of a CookieReply to ``request``.  ``key``: the service's ``cookie_key``.  Raise MalformedError."""
+    opened = CookieReply.decode(reply)
+    try:
+        return bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(opened.sealed, _mac1(request), opened.nonce, key)
+    except CryptoError:
+        raise MalformedError("bad_cookie") from None
+
+
 class CookieMint:
     """The service's side.  It remembers nobody.
 
@@ -140,13 +149,7 @@ class CookieJar:
         sending of a request takes one CookieReply at most, so that nobody makes a node send faster than it would.
         """
         sent = self._find(reply, source)
-        opened = CookieReply.decode(reply)
-        try:
-            cookie = bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
-                opened.sealed, _mac1(sent.request), opened.nonce, key
-            )
-        except CryptoError:
-            raise MalformedError("bad_cookie") from None
+        cookie = open_cookie(reply, sent.request, key)
         sent.open = False
         if len(self._cookies) >= MAX_COOKIES:
             self._cookies.clear()
