@@ -59,7 +59,8 @@ class Bundle(msgspec.Struct, frozen=True):
         except FileNotFoundError:
             raise ConfigurationError(f"{source}: there is no such enrolment bundle", NEW_BUNDLE) from None
         except OSError as error:
-            raise ConfigurationError(f"{source}: cannot be read: {error.strerror}", "run as root (sudo)") from None
+            hint = "run as root (sudo)" if isinstance(error, PermissionError) else NEW_BUNDLE
+            raise ConfigurationError(f"{source}: cannot be read: {error.strerror}", hint) from None
         return cls.parse(data, str(source))
 
     @classmethod

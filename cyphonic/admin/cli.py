@@ -47,13 +47,19 @@ def _open(config: Path | None) -> Iterator[tuple[Site, Store]]:
     try:
         store = Store.connect(StoreConfig(site.redis_url, site.redis_password()))
     except StoreUnavailableError as error:
-        if site.uses_embedded_redis and not site.embedded_redis_socket.exists():
-            raise StoreUnavailableError(
-                "the cluster of this site does not run", "start it: cyphonic cluster"
-            ) from None
-        raise error from None
+        raise _explained(error, site) from None
     with store:
         yield site, store
+
+
+def _explained(error: StoreUnavailableError, site: Site) -> StoreUnavailableError:
+    """What it means where the cluster brings its Redis along."""
+    redis = site.embedded_redis_socket
+    if site.uses_embedded_redis and not redis.exists():
+        return StoreUnavailableError("the cluster of this site does not run", "start it: cyphonic cluster")
+    if site.uses_embedded_redis and not os.access(redis, os.W_OK):
+        return StoreUnavailableError(f"this user may not open {redis}", "run as root (sudo)")
+    return error
 
 
 def _print_json(**document: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,8 @@ SECTION = "node"
 DnsMode = Literal["auto", "systemd-resolved", "resolv.conf", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+"""The kernel takes more characters; these need no quoting anywhere."""
 MIN_MTU = 1280
 """Bytes: what IPv6 asks of every link (RFC 8200 §5)."""
 MAX_MTU = 65535
@@ -40,6 +43,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     """``auto``: systemd-resolved where it runs, else resolv.conf; ``off``: no DNS server, nothing changed."""
     listen_port: int = 0
     """UDP port of tunnels; 0: any."""
+    port_mapping: bool = True
+    """Ask the gateway for a port by which peers reach this node: PCP, NAT-PMP and, where installed, UPnP."""
     log_level: LogLevel = "info"
     group: str = ""
     """Whose members may use the control socket beside root; empty: nobody."""
@@ -49,6 +54,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not MIN_MTU <= self.mtu <= MAX_MTU:
             raise ValueError(f"mtu: {self.mtu} is not between {MIN_MTU} and {MAX_MTU}")
+        if DEVICE_NAME.fullmatch(self.device) is None:
+            raise ValueError(f"device: {self.device!r} is not an interface name: 1 to 15 letters and digits")
         if not 0 <= self.listen_port < 65536:
             raise ValueError(f"listen_port: {self.listen_port} is not a port")
 

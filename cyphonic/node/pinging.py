@@ -112,7 +112,12 @@ class Pinging:
 
     def _gone(self) -> None:
         """Revoked, or silent and no longer registered."""
-        self._reply.fail(PeerUnreachableError(f"{self._peer.certificate.fqdn} is gone", "see: cyphonic status"))
+        fqdn = self._peer.certificate.fqdn
+        self._reply.fail(
+            PeerUnreachableError(
+                f"{fqdn} does not answer and has left", "it registers when 'cyphonic up' runs there"
+            )
+        )
 
     def _cancel(self) -> None:
         if self._timer is not None:

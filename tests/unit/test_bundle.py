@@ -94,6 +94,9 @@ def test_what_is_no_bundle_at_all_is_refused(data: bytes) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no such enrolment bundle"):
         Bundle.load(tmp_path / "absent")
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory") as caught:
+        Bundle.load(tmp_path)
+    assert "sudo" not in caught.value.hint
 
 
 @given(st.integers(min_value=0), st.integers(min_value=0, max_value=7))

@@ -251,6 +251,14 @@ def test_without_redis_every_command_ends_with_code_4(operator: Operator, tmp_pa
         assert "Redis" in result.stderr
 
 
+def test_without_its_cluster_a_site_says_how_to_start_it(operator: Operator, tmp_path: Path) -> None:
+    operator._environ["CYPHONIC_REDIS_URL"] = ""
+    operator._environ["CYPHONIC_SITE_RUN_DIR"] = str(tmp_path / "nothing")
+    result = operator.run("key", "list")
+    assert result.exit_code == 4
+    assert "cluster of this site does not run" in result.stderr
+
+
 def test_without_a_site_the_way_to_one_is_shown(operator: Operator, tmp_path: Path) -> None:
     result = operator.run("node", "list", "--config", str(tmp_path / "absent.toml"))
     assert result.exit_code == 2

@@ -32,6 +32,7 @@ def test_flag_beats_variable_beats_file(tmp_path: Path) -> None:
         ('[node]\ndns_mode = "magic"\n', "dns_mode"),
         ('[node]\ndns_address = "somewhere"\n', "dns_address"),
         ('[node]\ndevise = "tun7"\n', "devise"),
+        ('[node]\ndevice = "a device"\n', "device: 'a device'"),
         ("[nod]\n", "nod"),
         ("[node\n", "TOML"),
     ],
