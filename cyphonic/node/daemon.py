@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,9 +30,10 @@ from cyphonic.node.dns import Dns
 from cyphonic.node.interface import Interface
 from cyphonic.node.loop import Loop
 from cyphonic.node.pinging import Pinging
+from cyphonic.node.portmap.client import PortMapping
 from cyphonic.node.processor import has_aes
 from cyphonic.node.report import address_text, report_cloud, report_drops, report_peer
-from cyphonic.node.statefile import NodeState, StateFile
+from cyphonic.node.statefile import KnownRelay, NodeState, StateFile
 from cyphonic.node.status import Addresses, DatapathStatus, Progress, State, Status
 from cyphonic.node.tun import Tun
 from cyphonic.node.underlay import Underlay, UnderlayMonitor
@@ -50,6 +52,7 @@ from cyphonic.protocol.client import (
 from cyphonic.protocol.overlay import LookedUp, Overlay
 from cyphonic.protocol.session import supported_suites
 from cyphonic.wire.direction import RefusalReason
+from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.login import LoginOutcome
 
 _log = logging.getLogger(__name__)
@@ -118,9 +121,16 @@ class Daemon:
             state.cloud.domain,
         )
         self._client = SignalingClient(
-            identity, cloud, os.urandom, suites=suites, software=f"cyphonic {__version__}"
+            identity,
+            cloud,
+            os.urandom,
+            suites=suites,
+            software=f"cyphonic {__version__}",
+            measures_relays=True,
         )
         self._overlay = Overlay(state.key_pair, self._client, os.urandom, suites)
+        self._mapping = PortMapping(self._loop, self._describe)
+        self._underlay = Underlay(frozenset(), (), ())
 
     def run(self) -> None:
         """Join and serve until SIGTERM, SIGINT or ``down``.  Raise OperationalError when that is impossible."""
@@ -140,6 +150,7 @@ class Daemon:
             stack.callback(self._datapath.stop, self._loop)
             self._dns = Dns(self._loop, self._config, self._tun.name, state_dir=self._state_file.path.parent)
             stack.callback(self._leave)
+            stack.callback(self._mapping.close)
             stack.callback(self._dns.close)
             self._dns.start()
             monitor = UnderlayMonitor(
@@ -164,9 +175,17 @@ class Daemon:
         self._after()
 
     def _underlay_changed(self, underlay: Underlay) -> None:
-        families = frozenset(underlay.families & self._ports.keys())
         _log.info("underlay", extra=pairs(hosts=",".join(underlay.hosts) or "none"))
-        self._overlay.set_underlay(families, underlay.candidates(self._ports), self._clock())
+        self._underlay = underlay
+        if self._config.port_mapping and socket.AF_INET in self._ports:
+            self._mapping.follow(underlay, self._ports[socket.AF_INET])
+        self._describe()
+
+    def _describe(self) -> None:
+        """Say to core and cloud where this node is; what the gateway maps to it stands first."""
+        families = frozenset(self._underlay.families & self._ports.keys())
+        mapped = [self._mapping.external] if self._mapping.external is not None else []
+        self._overlay.set_underlay(families, [*mapped, *self._underlay.candidates(self._ports)], self._clock())
         self._after()
 
     def _after(self) -> None:
@@ -220,6 +239,11 @@ class Daemon:
             self._registered_since = time.time()
         self._error = ""
         _log.info("registered", extra=pairs(family=event.family.name, observed=event.observed))
+        relays = tuple(
+            KnownRelay(relay.public_key, tuple(map(Endpoint.decode, relay.endpoints))) for relay in event.relays
+        )
+        if set(relays) != set(self._state.relays):
+            self._save(msgspec.structs.replace(self._state, relays=relays))
         for reply in self._joining:
             reply.done(self._progress())
         self._joining.clear()
@@ -325,6 +349,7 @@ class Daemon:
                     self._registered_since,
                     self._error,
                     offset,
+                    self._mapping.text,
                 ),
                 datapath=DatapathStatus(name=self._datapath.name, mtu=self._config.mtu),
                 peers=[report_peer(peer, offset) for peer in peers],

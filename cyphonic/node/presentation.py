@@ -16,6 +16,7 @@ from cyphonic.node.status import (
     PeerStatus,
     PingSummary,
     Pong,
+    RelayStatus,
     Status,
 )
 
@@ -124,6 +125,8 @@ def _facts(status: Status, wall: float) -> Table:
         "DNS": _dns(status.dns),
         "cloud": _cloud(status.cloud, wall),
         **{f"  {_FAMILIES[family.family]}": _family(family) for family in status.cloud.families},
+        "port mapping": status.cloud.port_mapping,
+        "relays": ", ".join(_relay(relay) for relay in status.cloud.relays),
         "data path": ", ".join((status.datapath.name, *status.datapath.features, *status.datapath.fallbacks)),
     }
     for name, value in facts.items():
@@ -146,6 +149,11 @@ def _cloud(cloud: CloudStatus, wall: float) -> str:
         renewal = f", renewed in {duration(cloud.renewal - wall)}" if cloud.renewal is not None else ""
         parts.append(f"key {cloud.key_number}{renewal}")
     return "; ".join(parts)
+
+
+def _relay(relay: RelayStatus) -> str:
+    place = relay.endpoints[0] if relay.endpoints else "nowhere"
+    return f"{place} {milliseconds(relay.rtt)}" if relay.rtt is not None else place
 
 
 def _family(family: FamilyStatus) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import Counter
 
-from cyphonic.node.status import CloudStatus, FamilyStatus, PathName, PeerStatus
+from cyphonic.node.status import CloudStatus, FamilyStatus, PathName, PeerStatus, RelayStatus
 from cyphonic.protocol.client import SignalingClient
+from cyphonic.protocol.keys import encode_key
 from cyphonic.protocol.paths import PathKind
 from cyphonic.protocol.peer import Peer
+from cyphonic.wire.endpoint import Endpoint
+from cyphonic.wire.registration import RelayAddress
 
 _FAMILY_NAMES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
 _PATH_NAMES: dict[PathKind, PathName] = {
@@ -62,7 +66,13 @@ def _why_none(peer: Peer) -> str:
 
 
 def report_cloud(
-    client: SignalingClient, region: str, domain: str, since: float | None, error: str, wall_offset: float
+    client: SignalingClient,
+    region: str,
+    domain: str,
+    since: float | None,
+    error: str,
+    wall_offset: float,
+    port_mapping: str = "",
 ) -> CloudStatus:
     """How this node stands with its cloud.  ``since``: Unix time of the first registration."""
     families = [
@@ -84,6 +94,17 @@ def report_cloud(
         key_number=client.key_number,
         renewal=None if client.next_renewal is None else client.next_renewal + wall_offset,
         error=error,
+        port_mapping=port_mapping,
+        relays=[_report_relay(client, relay) for relay in client.relays],
+    )
+
+
+def _report_relay(client: SignalingClient, relay: RelayAddress) -> RelayStatus:
+    endpoints = [Endpoint.decode(endpoint) for endpoint in relay.endpoints]
+    measured = [client.relay_round_trips.get(endpoint, math.inf) for endpoint in endpoints]
+    best = min(measured, default=math.inf)
+    return RelayStatus(
+        encode_key(relay.public_key), [str(one) for one in endpoints], None if best == math.inf else best
     )
 
 

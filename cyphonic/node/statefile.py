@@ -42,6 +42,13 @@ class KnownCloud(msgspec.Struct, frozen=True):
         return f"{self.region}.{self.domain}"
 
 
+class KnownRelay(msgspec.Struct, frozen=True):
+    """A relay as the NMS named it: ``cyphonic netcheck`` asks it while the daemon is down."""
+
+    public_key: bytes
+    endpoints: tuple[Endpoint, ...]
+
+
 class NodeState(msgspec.Struct, frozen=True):
     """Everything that outlives a restart.  Change it with ``msgspec.structs.replace`` and save it."""
 
@@ -56,6 +63,7 @@ class NodeState(msgspec.Struct, frozen=True):
     """Nanoseconds: the highest stamp of a login or tunnel request so far."""
     revoked: bool = False
     """The cloud has said that this identity is out, for good: another bundle makes a new one."""
+    relays: tuple[KnownRelay, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -42,6 +42,16 @@ class FamilyStatus(Document, frozen=True):
     """The NMS endpoint where it is registered."""
 
 
+class RelayStatus(Document, frozen=True):
+    """A relay that the cloud has named."""
+
+    public_key: str
+    """Base64."""
+    endpoints: list[str] = []
+    rtt: float | None = None
+    """Seconds; None: not measured, or no answer."""
+
+
 class CloudStatus(Document, frozen=True):
     """What this node knows of its cloud and how it stands with it."""
 
@@ -56,6 +66,10 @@ class CloudStatus(Document, frozen=True):
     """When the common key will be renewed."""
     error: str = ""
     """What is wrong now, if anything."""
+    port_mapping: str = ""
+    """What the gateway maps to this node, and by which protocol; or why it does not."""
+    relays: list[RelayStatus] = []
+    """As the cloud names them."""
 
 
 class DatapathStatus(Document, frozen=True):
