@@ -14,6 +14,8 @@ from cyphonic.wire.tunnel import Suite
 RESEND_AFTER = (0.0, 0.1, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0, 6.0, 9.0, 12.0)
 """Seconds after the start at which the TunnelRequest goes out."""
 GIVE_UP_AFTER = 15.5
+MAX_PUNCHES_ANSWERED = 5
+"""HolePunches that the request goes out for, each by the way that it came."""
 
 
 class Attempt:
@@ -36,6 +38,7 @@ class Attempt:
         self.request = self._initiator.request(stamp, suites)
         self.started = now
         self._sent = 0
+        self._punches_answered = 0
 
     @property
     def repeated(self) -> bool:
@@ -53,6 +56,16 @@ class Attempt:
             return False
         while self._sent < len(RESEND_AFTER) and self.started + RESEND_AFTER[self._sent] <= now:
             self._sent += 1
+        return True
+
+    def punched(self, grant: PathGrant) -> bool:
+        """Whether the request is to be sent where a HolePunch under ``grant`` came from: there it is let in.
+
+        Behind a symmetric NAT that is a port which nobody has known before.
+        """
+        if grant is not self.grant or not grant.direct_at_once or self._punches_answered >= MAX_PUNCHES_ANSWERED:
+            return False
+        self._punches_answered += 1
         return True
 
     def read_response(self, datagram: bytes) -> Session:

@@ -198,7 +198,7 @@ class Paths:
         moved = source != self._peer_sends_from
         self._peer_sends_from = source
         if source == self.current:
-            self._current_answers(now)
+            self._heard_current = now  # it lives one way; whether it does the other way, only an answer shows
         elif moved or now - self._heard_current >= MOVE_PATIENCE:
             candidate = self.offer(source, self.kind(source), learned=True)
             if candidate.next_check == math.inf:

@@ -192,7 +192,10 @@ class Peer:
         self._tick_soon(now)
         if not answering:
             self.first_path, self.first_kind = grant.first_path, None
-        grant.start(now, relay=self.paths.current_kind is PathKind.RELAYED)
+        asked_again = answering and grant.role is Role.RESPONDER
+        if asked_again:  # the peer may hear nothing of what this end sends, and still be heard
+            self.paths.probe_current(now)
+        grant.start(now, relay=asked_again or self.paths.current_kind is PathKind.RELAYED)
         if grant.role is Role.INITIATOR and not answering:
             self._end_attempt()  # one under the grant before may be unknown to the peer
             self._start_handshake(now)
@@ -349,16 +352,8 @@ class Peer:
             return
         index = self._own.indices.allocate(self)
         self._stamp = max(self._stamp + 1, int(now * 1e9))
-        self._attempt = Attempt(
-            grant,
-            self._own.static,
-            self.certificate.static_key,
-            index,
-            self._stamp,
-            self._own.suites,
-            self._own.chance,
-            now,
-        )
+        own, peer = self._own, self.certificate.static_key
+        self._attempt = Attempt(grant, own.static, peer, index, self._stamp, own.suites, own.chance, now)
         self._resend_request(now)
 
     def _resend_request(self, now: float) -> None:
@@ -430,6 +425,8 @@ class Peer:
         grant.accept_punch(punch.number)
         grant.spoken = True
         candidate = self.paths.offer(via, self.paths.kind(via), learned=True)
+        if self._attempt is not None and self._attempt.punched(grant):
+            self._send(self._attempt.request, via)
         if self.session is not None and candidate.verified is None and candidate.next_check == math.inf:
             self.paths.check(candidate, now, LEARNED_COUNT)
 

@@ -10,6 +10,7 @@ from socket import AF_INET, AddressFamily
 import pytest
 
 from cyphonic.errors import DropError, NotAllowedError
+from cyphonic.protocol.attempt import MAX_PUNCHES_ANSWERED
 from cyphonic.protocol.index import IndexTable
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.limits import PEER_IDLE, REJECT_AFTER_TIME, REKEY_AFTER_TIME
@@ -241,6 +242,47 @@ def test_a_path_open_in_one_direction_only_is_never_settled_on() -> None:
     assert all(end.peer.paths.current_kind is PathKind.RELAYED for end in pair.ends)
     assert pair.talk(0)
     assert pair.talk(1)
+
+
+@pytest.mark.parametrize("talking", [(0,), (1,), (0, 1)])
+def test_a_path_in_use_that_is_cut_in_one_direction_gives_way_to_the_relay_and_stays(
+    talking: tuple[int, ...],
+) -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(1.0)
+    alice, _ = pair.ends
+    pair.direct = lambda end, datagram: end is not alice
+    kinds = []
+    for _ in range(400):
+        for number in talking:
+            pair.talk(number)
+        pair.run(0.2 if len(talking) == 1 else 0.0)
+        for asking, end in enumerate(pair.ends):
+            if end.peer.direction_wanted:
+                end.peer.direction_wanted = False
+                pair.direct_pair(FirstPath.DIRECT, initiator=asking)
+        kinds.append(tuple(end.peer.paths.current_kind for end in pair.ends))
+    relayed = (PathKind.RELAYED, PathKind.RELAYED)
+    assert kinds.index(relayed) * 0.4 < 25
+    assert set(kinds[kinds.index(relayed) :]) == {relayed}
+    assert pair.talk(0)
+    assert pair.talk(1)
+
+
+def test_a_punch_brings_the_request_to_where_it_came_from_a_few_times_in_all() -> None:
+    pair = Pair()
+    alice, bob = pair.ends
+    pair.direct = lambda end, datagram: end is bob and datagram[0] == MessageType.HOLE_PUNCH
+    pair.direct_pair(FirstPath.DIRECT_PUNCHED, relays=False)
+
+    def requests() -> int:
+        return sum(end is alice and datagram[0] == MessageType.TUNNEL_REQUEST for end, datagram, _ in pair.sent)
+
+    pair.run(0.25)
+    assert requests() == 2 + 3  # on its own at 0 and 0.1 s, and for the punches sent at 0, 0.1 and 0.2 s
+    pair.run(1.5)
+    assert requests() == 6 + MAX_PUNCHES_ANSWERED
 
 
 def test_simultaneous_directions_end_in_one_tunnel() -> None:
