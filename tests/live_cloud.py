@@ -25,9 +25,6 @@ from cyphonic.wire.endpoint import Endpoint
 PATIENCE = 20.0
 """Seconds; real processes on a machine that others use as well."""
 
-_SERVICES = {"as": "[0]", "nms": "[1]", "as,nms": '"[0, 1]"'}
-"""As a frontend's log names them."""
-
 
 def until(done: Callable[[], object], what: str) -> None:
     """Poll, with a deadline."""
@@ -150,7 +147,7 @@ class LiveCloud:
 
         def known(service: str) -> int:
             found = re.findall('event="worker appeared" worker=[0-9a-f]+ services=(.*)', frontend.log)
-            return found.count(_SERVICES[service])
+            return found.count(service)
 
         wanted = {service: known(service) + services.count(service) for service in services}
         started = [self.start("worker", "--service", service) for service in services]
