@@ -17,10 +17,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from cyphonic.protocol.keys import KeyPair
+from cyphonic.protocol.login import LoginInitiator
 from cyphonic.protocol.mac import append_macs, mac1_key
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import MessageType, SignalingHeader, encode_relayed
-from cyphonic.wire.login import LOGIN_REQUEST_LENGTH
+from cyphonic.wire.login import LoginRequest
 from tests.bench.harness import REPOSITORY
 
 VARIANTS = 512
@@ -34,10 +36,11 @@ Target = tuple[Endpoint, list[bytes]]
 
 
 def logins(as_public: bytes) -> list[bytes]:
-    """Of the right length and with the right MAC1, but from nobody."""
-    key, length = mac1_key(as_public), LOGIN_REQUEST_LENGTH - 40 - 32
+    """True in all but that nobody enrolled these keys: each costs the AS a handshake and a look into Redis."""
     return [
-        append_macs(_header(MessageType.LOGIN_REQUEST, bytes(16)) + os.urandom(length), key)
+        LoginInitiator(KeyPair.generate(os.urandom), as_public, os.urandom).request(
+            os.urandom(16), LoginRequest(time.time_ns(), "stranger", b"", [1], "")
+        )
         for _ in range(VARIANTS)
     ]
 

@@ -33,8 +33,8 @@ KNOWN_BURST = 200.0
 """Messages of one known source: a node sends a few a minute, a direction now and then."""
 SOURCE_BURST = 2.0
 """Seconds of its rate that a source prefix may send at once."""
-COOKIES_PER_SECOND = 8000.0
-"""Each costs some 10 µs."""
+COOKIES_PER_SECOND = 20_000.0
+"""Each costs some 10 µs: with 50,000 strangers a second a new node gets one at two of five tries."""
 BUSY_PER_SECOND = 200.0
 VERSION_HINTS_PER_SECOND = 10.0
 CROWD = 200.0

@@ -17,18 +17,21 @@ from cyphonic.bundle import Bundle
 from cyphonic.loadgen.cli import make_nodes
 from cyphonic.loadgen.driver import Generator
 from cyphonic.loadgen.scenario import Scenario
+from cyphonic.protocol.client import Cloud
 from cyphonic.site import SiteKeys
 from cyphonic.wire.direction import Role
 from cyphonic.wire.endpoint import Endpoint
+from cyphonic.wire.header import MessageType
 from tests.bench.cluster import Cluster, running_cluster
 from tests.bench.relay import End
 from tests.flood import Target, binds, flood, garbage, logins, relayed, requests
+from tests.udp_nodes import UdpNodes
 
 FLOOD = 50_000
 """Datagrams per second."""
-MEASURED = 4.0
+MEASURED = 3.0
 """Seconds."""
-LEAD = 1.5
+LEAD = 1.0
 """Seconds of flood before and after what is measured."""
 NODES = 60
 DIRECTIONS = 100.0
@@ -101,6 +104,21 @@ def test_nodes_keep_their_signaling_while_a_frontend_is_flooded(
     assert begun >= KEPT * quiet[0]
     assert late <= early + ROOM
     assert strangers.rate >= FLOOD / 2, "this machine is too busy to flood"
+
+
+def test_a_new_node_joins_while_a_frontend_is_flooded(
+    cluster: Cluster, generator: Generator, keys: SiteKeys
+) -> None:
+    bundle = Bundle.load(cluster.bundle)
+    cloud = Cloud(bundle.as_key, bundle.as_verify_key, tuple(bundle.as_endpoints), bundle.region, bundle.domain)
+    with flood(frontends(cluster, generator, keys), FLOOD, 2 * LEAD) as strangers:
+        directions(generator, LEAD / 2)
+        start = time.monotonic()
+        with UdpNodes(cloud) as nodes:
+            (newcomer,) = nodes.join(bundle.enrolment_key, "newcomer")
+    cookies = newcomer.heard[MessageType.COOKIE_REPLY]
+    print(f"\nunder {strangers.rate:.0f} datagrams/s: in after {time.monotonic() - start:.1f} s, {cookies} cookies")
+    assert cookies, "strangers' logins make a load"
 
 
 class Pair:
