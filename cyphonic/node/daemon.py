@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ from cyphonic.node.loop import Loop
 from cyphonic.node.pinging import Pinging
 from cyphonic.node.portmap.client import PortMapping
 from cyphonic.node.processor import has_aes
-from cyphonic.node.report import address_text, report_cloud, report_drops, report_peer
+from cyphonic.node.report import address_text, report_cloud, report_drops, report_peer, unreachable_text
 from cyphonic.node.statefile import KnownRelay, NodeState, StateFile
 from cyphonic.node.status import Addresses, DatapathStatus, Progress, State, Status
 from cyphonic.node.tun import Tun
@@ -110,6 +111,7 @@ class Daemon:
         self._lookups: dict[str, list[Callable[[LookedUp], None]]] = {}
         self._joining: list[Reply] = []
         self._forgetting: list[Reply] = []
+        self._drops_before: Counter[str] = Counter()
 
         suites = supported_suites(has_aes())
         identity = Identity(state.key_pair, state.name, state.stamp)
@@ -204,8 +206,7 @@ class Daemon:
             elif isinstance(event, SelfRevoked):
                 self._revoked()
             elif isinstance(event, CloudUnreachable):
-                self._error = f"{event.what} does not answer ({event.reason.replace('_', ' ')})"
-                _log.warning(self._error)
+                self._cloud_unreachable(event)
             elif isinstance(event, VersionHinted):
                 _log.warning(
                     "a frontend speaks another version: is a newer cyphonic out?",
@@ -247,6 +248,12 @@ class Daemon:
         for reply in self._joining:
             reply.done(self._progress())
         self._joining.clear()
+
+    def _cloud_unreachable(self, event: CloudUnreachable) -> None:
+        drops = self._datapath.drops
+        self._error = unreachable_text(event, self._client, drops - self._drops_before)
+        self._drops_before = Counter(drops)
+        _log.warning(self._error)
 
     def _revoked(self) -> None:
         self._error = REFUSALS[LoginOutcome.NODE_REVOKED]

@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 
 from cyphonic.node.status import CloudStatus, FamilyStatus, PathName, PeerStatus, RelayStatus
-from cyphonic.protocol.client import SignalingClient
+from cyphonic.protocol.client import CloudUnreachable, SignalingClient
 from cyphonic.protocol.keys import encode_key
 from cyphonic.protocol.paths import PathKind
 from cyphonic.protocol.peer import Peer
@@ -106,6 +106,21 @@ def _report_relay(client: SignalingClient, relay: RelayAddress) -> RelayStatus:
     return RelayStatus(
         encode_key(relay.public_key), [str(one) for one in endpoints], None if best == math.inf else best
     )
+
+
+def unreachable_text(event: CloudUnreachable, client: SignalingClient, drops: Counter[str]) -> str:
+    """Why the cloud may not answer, for people.  ``drops``: what the sockets refused to send since it last did."""
+    endpoints = client.as_endpoints if event.what == "AS" else client.nms_endpoints
+    if event.family is not None:
+        endpoints = [endpoint for endpoint in endpoints if endpoint.family is event.family]
+    where = f"the cloud's {event.what} ({', '.join(map(str, endpoints)) or 'no address known'})"
+    if event.reason != "unanswered":
+        return f"this network has no address family in common with {where}"
+    if drops["underlay_filtered"]:
+        return f"a firewall on this machine forbids UDP to {where}"
+    if drops["underlay_unreachable"]:
+        return f"this machine has no route to {where}"
+    return f"no answer by UDP from {where}: it is down, or this network blocks UDP"
 
 
 def report_drops(*counters: Counter[str]) -> dict[str, int]:
