@@ -46,7 +46,7 @@ class SourceBuckets:
 
     def __init__(self, rate: float, burst: float, chance: Chance, slots: int = SOURCE_BUCKETS) -> None:
         self._cost = 1 / rate
-        self._room = burst / rate
+        self._room = (burst + 0.5) / rate  # half a unit: floats add up to a little more
         self._key = chance(32)
         self._spent = array("d", bytes(8 * slots))
 
@@ -74,7 +74,7 @@ class KnownSources:
     ) -> None:
         """``lifetime`` in seconds since the last ``remember``."""
         self._cost = 1 / rate
-        self._room = burst / rate
+        self._room = (burst + 0.5) / rate  # half a unit: floats add up to a little more
         self._lifetime = lifetime
         self._key = chance(32)
         self._names = array("Q", bytes(8 * slots))

@@ -18,6 +18,7 @@ import pytest
 
 from cyphonic.protocol.certificate import read_certificate, sign_certificate
 from cyphonic.protocol.chance import Chance
+from cyphonic.protocol.cookie import CookieMint, add_mac2, cookie_key, open_cookie
 from cyphonic.protocol.distribution import open_distribution, seal_distribution
 from cyphonic.protocol.handshake import TunnelInitiator, read_tunnel_request, write_tunnel_response
 from cyphonic.protocol.keys import KeyPair, SigningKeyPair
@@ -41,7 +42,7 @@ from cyphonic.wire.direction import (
 )
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import NO_NODE, MessageType, SignalingHeader, encode_relayed
-from cyphonic.wire.hint import HINTS, encode_hint
+from cyphonic.wire.hint import HINTS, encode_hint, encode_version_hint
 from cyphonic.wire.job import Batch, Job, Origin, Report, Route, Send
 from cyphonic.wire.login import KeyDistribution, KeyDistributionAck, LoginOutcome, LoginRequest, LoginResponse
 from cyphonic.wire.probe import RelayProbe, RelayProbeReply
@@ -207,6 +208,14 @@ def sealed(message_type: MessageType, plaintext: bytes, suite: Suite = Suite.AES
     return tunnel(suite)[2].seal(message_type, plaintext)
 
 
+def asked() -> bytes:
+    """A keepalive as it leaves a node without a cookie."""
+    return append_macs(read_vector("keep_alive"), mac1_key(NMS.public))
+
+
+SLOT = int(TIME / 1000 // 120)
+COOKIE = mac(mac(some("fleet", 32), SLOT.to_bytes(8, "big")), IPV4.encode())
+
 MESSAGES: dict[str, Callable[[], bytes]] = {
     "tunnel_request": lambda: tunnel()[0],
     "tunnel_response": lambda: tunnel()[1],
@@ -243,6 +252,11 @@ MESSAGES: dict[str, Callable[[], bytes]] = {
         )
         for kind, body in DISTRIBUTION.items()
     },
+    "keep_alive_with_cookie": lambda: add_mac2(asked(), COOKIE),
+    "cookie_reply": lambda: CookieMint(some("fleet", 32), NMS.public, fixed("cookie")).reply(
+        asked(), IPV4.encode(), TIME / 1000
+    ),
+    "version_hint_to_another": lambda: encode_version_hint(b"\x32\x07" + asked()[2:]),
     **{
         kind.name.lower(): lambda kind=kind: encode_hint(kind, signaling_header(MessageType.KEEP_ALIVE))  # type: ignore[misc]
         for kind in HINTS
@@ -269,9 +283,8 @@ def test_a_message_is_spelled_as_it_always_was(name: str) -> None:
     assert read_vector(name) == data
 
 
-def test_every_type_of_the_wire_has_a_vector_but_cookies() -> None:
-    missing = {kind.name.lower() for kind in MessageType} - set(MESSAGES)
-    assert missing == {"cookie_reply"}
+def test_every_type_of_the_wire_has_a_vector() -> None:
+    assert {kind.name.lower() for kind in MessageType} <= set(MESSAGES)
     assert {path.stem for path in FOLDER.glob("*.hex")} == set(MESSAGES)
 
 
@@ -304,6 +317,13 @@ def test_the_signed_and_sealed_vectors_open() -> None:
     assert open_token(read_vector("relay_token"), RELAY, NMS.public) == TOKEN
     assert decode(read_vector("batch"), Batch) == BATCH
     assert decode(read_vector("report"), Report) == REPORT
+
+
+def test_the_cookie_vector_opens_to_the_cookie_of_another_vector() -> None:
+    reply = read_vector("cookie_reply")
+    assert open_cookie(reply, asked(), cookie_key(NMS.public)) == COOKIE
+    mint = CookieMint(some("fleet", 32), NMS.public, fixed("cookie"))
+    assert mint.proves(read_vector("keep_alive_with_cookie"), IPV4.encode(), TIME / 1000)
 
 
 def test_the_capsule_vectors_open() -> None:
