@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cyphonic.lab.namespace import ETC_DIRECTORY, NETNS_DIRECTORY
 from cyphonic.lab.record import RECORDS
 from cyphonic.lab.tools import missing_packages
 from cyphonic.lab.topology import load_topology, parse_topology
+from tests.netns.captures import CapturedLabs
 
 LabMaker = Callable[[str], Lab]
 
@@ -26,6 +27,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if str(item.path).startswith(here):
             item.add_marker(pytest.mark.root)
+
+
+CAPTURED = pytest.StashKey[CapturedLabs]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[CAPTURED] = CapturedLabs()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[CAPTURED].begin(item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.config.stash[CAPTURED].failed(item.nodeid)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for directory in config.stash[CAPTURED].kept:
+        terminalreporter.write_line(f"packet captures and logs: {directory}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def captured_labs(pytestconfig: pytest.Config) -> Iterator[None]:
+    """What a failing test's labs saw is kept below build/captures."""
+    with pytestconfig.stash[CAPTURED].watching():
+        yield
 
 
 @pytest.fixture(scope="session")
