@@ -105,6 +105,7 @@ def down(config: Path | None) -> None:
             raise OperationalError("the daemon does not end", f"its log may say why: {node.log_file}")
         time.sleep(POLL)
     click.echo("this node has left the overlay")
+    ResolvConf(node.state_dir).give_back()  # the daemon has; if it could not, this says why
 
 
 @click.command("status")

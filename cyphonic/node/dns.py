@@ -81,8 +81,8 @@ class Dns:
         self._resolver.close()
 
     def _refresh(self) -> None:
-        if self._setup.refresh():
-            self._resolver.upstreams = self._setup.upstreams(self._address)
+        self._setup.refresh()
+        self._resolver.upstreams = self._setup.upstreams(self._address)
         self._timer = self._loop.call_later(REFRESH_INTERVAL, self._refresh)
 
     def _look_up(self, target: str | bytes, done: Done) -> None:

@@ -3,6 +3,10 @@
 systemd-resolved keeps per-link settings: the overlay's zone goes to our server, everything else stays where it was,
 and the settings end with the device.  resolv.conf knows one list for everything: then our server passes on what is
 not ours.  Neither is touched from inside a network namespace that shares it with the machine around.
+
+A resolv.conf that somebody replaces is taken over again, with the servers that it names then: DHCP clients and
+other VPNs do that now and then.  Who does it again and again watches the file as we do, and a fight helps nobody:
+then it is left alone for a while.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +31,14 @@ SYSTEMD_RESOLVED = "systemd-resolved"
 RESOLV_CONF_MODE = "resolv.conf"
 COMMAND_PATIENCE = 5.0
 """Seconds for one call of resolvectl; it takes some 20 ms."""
+
+MAX_TAKE_OVERS = 3
+FIGHT = 120.0
+"""So many take-overs again within so many seconds are a fight."""
+TRUCE = 600.0
+"""Seconds for which the file is left to the other."""
+RETRY = 60.0
+"""Seconds until a resolv.conf that could not be written is tried again."""
 
 INITIAL_NAMESPACE_ONLY = Path("/proc/sys/net/core/netdev_max_backlog")
 
@@ -62,6 +76,7 @@ class DnsSetup:
         *,
         run: Run = run_command,
         isolated: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.mode = "none: not joined yet"
         self._wanted = wanted
@@ -69,24 +84,40 @@ class DnsSetup:
         self._resolv_conf = resolv_conf
         self._run = run
         self._isolated = in_other_network_namespace() if isolated is None else isolated
+        self._clock = clock
         self._server: Endpoint | None = None
         self._zone = ""
+        self._reverse_domains: Sequence[str] = ()
+        self._upstreams: list[Endpoint] = []
+        self._taken_again: deque[float] = deque(maxlen=MAX_TAKE_OVERS)
+        self._retry_at: float | None = None
+        self._trouble = ""
 
     def clean_up(self) -> bool:
         """Put right what a killed process has left; whether there was something.  Never fails."""
         try:
             return self._resolv_conf.give_back()
         except OperationalError as error:
-            _log.warning(error.message, extra=pairs(hint=error.hint))
+            self._note(error)
             return False
 
     def upstreams(self, own: Endpoint) -> list[Endpoint]:
-        """The DNS servers that this machine has, or had before it was taken over, without our own."""
-        return [server for server in self._resolv_conf.read_original().servers if server != own]
+        """The DNS servers that this machine has, or would have if it were not taken over, without our own.
+
+        Never fails: while that cannot be read, those that were found before.
+        """
+        try:
+            servers = self._resolv_conf.read_original().servers
+        except OperationalError as error:
+            self._note(error)
+        else:
+            self._upstreams = [server for server in servers if server != own]
+        return self._upstreams
 
     def apply(self, server: Endpoint, zone: str, reverse_domains: Sequence[str]) -> None:
         """Send questions to ``server``.  Never fails: ``mode`` says what came of it."""
-        self._server, self._zone = server, zone
+        self._server, self._zone, self._reverse_domains = server, zone, reverse_domains
+        self._retry_at = None
         ways: dict[str, Callable[[], None]] = {
             SYSTEMD_RESOLVED: lambda: self._use_resolved(server, zone, reverse_domains),
             RESOLV_CONF_MODE: lambda: self._use_resolv_conf(server, zone),
@@ -101,32 +132,63 @@ class DnsSetup:
                     continue
                 self.mode = name
                 return
-        self.mode = "none: " + ("; ".join(reasons) or "switched off by dns_mode")
-        _log.warning("names of the overlay do not resolve here", extra=pairs(reason=self.mode))
+        mode = "none: " + ("; ".join(reasons) or "switched off by dns_mode")
+        if mode != self.mode:
+            _log.warning("names of the overlay do not resolve here", extra=pairs(reason=mode))
+        self.mode = mode
+        if self._wanted in ("auto", RESOLV_CONF_MODE):
+            self._retry_at = self._clock() + RETRY
 
-    def refresh(self) -> bool:
-        """Take resolv.conf over again if someone has replaced it (a DHCP client); True: upstreams may differ."""
-        if self.mode != RESOLV_CONF_MODE or self._server is None:
-            return False
+    def refresh(self) -> None:
+        """To be called now and then: take resolv.conf over again if someone has replaced it.  Never fails."""
+        if self._server is None:
+            return
         try:
-            if self._resolv_conf.ours:
-                return False
-            self._resolv_conf.give_back()  # not ours: drops the old backup, keeps the new file
-            self._use_resolv_conf(self._server, self._zone)
+            if self.mode == RESOLV_CONF_MODE:
+                self._keep(self._server)
+            elif self._retry_at is not None and self._clock() >= self._retry_at:
+                self.apply(self._server, self._zone, self._reverse_domains)
         except OperationalError as error:
-            _log.warning(error.message, extra=pairs(hint=error.hint))
-        return True
+            self._note(error)
 
     def revert(self) -> None:
         """As it was before ``apply``.  Never fails; may be called twice."""
         mode, self.mode = self.mode, "none: stopped"
+        self._retry_at = None
         if mode == SYSTEMD_RESOLVED:
             try:
                 self._run(["resolvectl", "revert", self._device])
             except OperationalError as error:  # the settings end with the device anyway
                 _log.debug(error.message)
-        elif mode == RESOLV_CONF_MODE:
-            self.clean_up()
+        self.clean_up()
+
+    def _keep(self, server: Endpoint) -> None:
+        path = self._resolv_conf.path
+        if self._resolv_conf.ours:
+            return
+        self._resolv_conf.give_back()  # not ours: the new file stays, and is the original from now on
+        now, again = self._clock(), self._taken_again
+        if len(again) == MAX_TAKE_OVERS and now - again[0] < FIGHT:
+            again.clear()
+            self.mode = f"none: another program keeps replacing {path}; left to it for {TRUCE / 60:.0f} minutes"
+            self._retry_at = now + TRUCE
+            _log.warning("names of the overlay do not resolve here", extra=pairs(reason=self.mode))
+            return
+        again.append(now)
+        try:
+            self._use_resolv_conf(server, self._zone)
+        except OperationalError as error:
+            self.mode = f"none: {error.message}"
+            self._retry_at = now + RETRY
+            _log.warning("names of the overlay do not resolve here", extra=pairs(reason=self.mode))
+        else:
+            _log.info("somebody has replaced resolv.conf, taken over again", extra=pairs(path=path))
+
+    def _note(self, error: OperationalError) -> None:
+        """Once, however often it is met."""
+        if error.message != self._trouble:
+            self._trouble = error.message
+            _log.warning(error.message, extra=pairs(hint=error.hint))
 
     def _use_resolved(self, server: Endpoint, zone: str, reverse_domains: Sequence[str]) -> None:
         if self._isolated:

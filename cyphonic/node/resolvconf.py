@@ -5,6 +5,11 @@ what we are about to write.  Giving back happens only while the file still holds
 since (a DHCP client, a person) is right.  After a kill -9 the backup is still there, and the next start gives back
 first.
 
+Others do the same: a VPN that comes up while we are there takes our text for the original and puts it back when it
+goes, perhaps long after we have gone.  So what we have written is remembered together with what it stood for
+(``resolv.conf.last`` after giving back): our own text is never taken for an original, and found later it gives way
+to what it had replaced.
+
 The file is replaced by rename where that works.  It does not where the file is a mount point (containers,
 ``ip netns exec``): there it is overwritten in place, and a file that holds only the beginning of our text counts as
 ours too, so that a crash between truncating and writing is repaired as well.
@@ -29,6 +34,9 @@ BACKUP_NAME = "resolv.conf.backup"
 DNS_PORT = 53
 _ENCODING = "latin-1"
 """Every byte is a character: what we do not understand comes back as it was."""
+LAST_NAME = "resolv.conf.last"
+MAX_EARLIER = 8
+"""Taking-overs that are remembered."""
 MAX_SEARCH = 6
 """Domains; older C libraries read no more."""
 
@@ -42,15 +50,27 @@ class Parsed(NamedTuple):
     """Whole lines that we do not judge: options, sortlist."""
 
 
-class _Backup(msgspec.Struct, frozen=True):
-    path: str
+class _TakenOver(msgspec.Struct, frozen=True):
+    """What was there, and what we put in its place."""
+
     content: str | None
     """None: there was no file."""
     link: str | None
     """Target, when it was a symbolic link."""
     mode: int
     written: str
-    """What we put there."""
+
+
+class _Backup(_TakenOver, frozen=True, kw_only=True):
+    path: str
+    earlier: tuple[_TakenOver, ...] = ()
+    """Newest first."""
+
+    @property
+    def all(self) -> tuple[_TakenOver, ...]:
+        """Newest first; a bounded number."""
+        newest = _TakenOver(self.content, self.link, self.mode, self.written)
+        return (newest, *self.earlier)[:MAX_EARLIER]
 
 
 class ResolvConf:
@@ -59,21 +79,23 @@ class ResolvConf:
     def __init__(self, state_dir: Path, path: Path = RESOLV_CONF) -> None:
         self.path = path
         self._backup_path = state_dir / BACKUP_NAME
+        self._last_path = state_dir / LAST_NAME
 
     def read(self) -> Parsed:
-        """What it says now; nothing, when it is not there."""
+        """What it says now; nothing, when it is not there.  Raise OperationalError when it cannot be read."""
         return parse(_text(self.path) or "")
 
     def read_original(self) -> Parsed:
-        """What it says, or said before it was taken over."""
+        """What it says, or would say if it were not taken over.  Raise OperationalError."""
         backup = self._load()
-        if backup is not None and _text(self.path) == backup.written:
-            return parse(backup.content or "")
-        return self.read()
+        if backup is None or _text(self.path) != backup.written:
+            return self.read()
+        behind = _text(self.path.parent / backup.link) if backup.link is not None else None
+        return parse(backup.content or "" if behind is None else behind)
 
     @property
     def ours(self) -> bool:
-        """Whether it is taken over and nobody has changed it since."""
+        """Whether it is taken over and nobody has changed it since.  Raise OperationalError."""
         backup = self._load()
         return backup is not None and _text(self.path) == backup.written
 
@@ -82,18 +104,24 @@ class ResolvConf:
 
         What was taken over before must have been given back.
         """
-        content = _text(self.path)
-        link = os.readlink(self.path) if self.path.is_symlink() else None
-        mode = self.path.stat().st_mode & 0o777 if content is not None else 0o644
-        written = render(parse(content or ""), server, zone, self._backup_path)
-        backup = _Backup(str(self.path), content, link, mode, written)
+        original = self._original()
+        written = render(parse(original.content or ""), server, zone, self._backup_path)
+        earlier = tuple(one for one in self._known() if one.written != written)[: MAX_EARLIER - 1]
+        backup = _Backup(
+            path=str(self.path),
+            content=original.content,
+            link=original.link,
+            mode=original.mode,
+            written=written,
+            earlier=earlier,
+        )
         try:
             self._backup_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace(self._backup_path, msgspec.json.format(msgspec.json.encode(backup)).decode(_ENCODING), 0o600)
         except OSError as error:
             raise OperationalError(f"{self._backup_path} cannot be written: {error.strerror}") from None
         try:
-            _put(self.path, written, mode)
+            _put(self.path, written, original.mode)
         except OSError as error:
             self._backup_path.unlink(missing_ok=True)
             raise OperationalError(f"{self.path} cannot be written: {error.strerror}") from None
@@ -101,20 +129,39 @@ class ResolvConf:
     def give_back(self) -> bool:
         """Put the original back if the file is still ours; whether it was.  Raise OperationalError."""
         backup = self._load()
-        if backup is None:
-            return False
-        path = Path(backup.path)
+        path = self.path if backup is None else Path(backup.path)
         found = _text(path)
-        still_ours = found is not None and backup.written.startswith(found)
+        original = self._replaced_by(found)
+        if original is None and backup is not None and found is not None and backup.written.startswith(found):
+            original = backup
         try:
-            if still_ours:
-                _restore(path, backup)
-            self._backup_path.unlink(missing_ok=True)
+            if original is not None:
+                _restore(path, original)
+            if backup is not None:
+                self._backup_path.replace(self._last_path)
         except OSError as error:
             raise OperationalError(
-                f"{path} cannot be put back as it was: {error.strerror}", f"the original is in {self._backup_path}"
+                f"{path} cannot be put back as it was: {error.strerror}",
+                f"the original is in {self._backup_path if backup is not None else self._last_path}",
             ) from None
-        return still_ours
+        return original is not None
+
+    def _original(self) -> _TakenOver:
+        """What to take over: what is there, or what our own text, put there by somebody, had replaced."""
+        content = _text(self.path)
+        known = self._replaced_by(content)
+        if known is not None:
+            return known
+        link = os.readlink(self.path) if self.path.is_symlink() else None
+        mode = self.path.stat().st_mode & 0o777 if content is not None else 0o644
+        return _TakenOver(content, link, mode, "")
+
+    def _replaced_by(self, text: str | None) -> _TakenOver | None:
+        return next((one for one in self._known() if one.written == text), None)
+
+    def _known(self) -> tuple[_TakenOver, ...]:
+        backup = self._load() or self._load_last()
+        return backup.all if backup is not None else ()
 
     def _load(self) -> _Backup | None:
         try:
@@ -125,6 +172,12 @@ class ResolvConf:
             raise OperationalError(
                 f"{self._backup_path} cannot be read: {error}", f"look at {self.path}, then remove the backup"
             ) from None
+
+    def _load_last(self) -> _Backup | None:
+        try:
+            return msgspec.json.decode(self._last_path.read_bytes(), type=_Backup)
+        except (msgspec.MsgspecError, UnicodeDecodeError, OSError):
+            return None  # a memory that helps, nothing that must be put right
 
 
 def parse(text: str) -> Parsed:
@@ -151,6 +204,7 @@ def render(original: Parsed, server: Endpoint, zone: str, backup: Path) -> str:
     lines = [
         "# Made by cyphonic for as long as it is up: names of the overlay, and everything else as before.",
         f"# The original is in {backup}; 'cyphonic down' puts it back.",
+        f"# Other names are looked up at: {' '.join(other.host for other in original.servers) or 'no server'}",
         f"nameserver {server.host}",
         f"search {' '.join(search)}",
         *original.options,
@@ -167,10 +221,13 @@ def _is_address(text: str) -> bool:
 
 
 def _text(path: Path) -> str | None:
+    """None: there is no such file.  Raise OperationalError: nobody knows what it says."""
     try:
         return path.read_text(encoding=_ENCODING)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+    except OSError as error:
+        raise OperationalError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _put(path: Path, text: str, mode: int) -> None:
@@ -184,7 +241,7 @@ def _put(path: Path, text: str, mode: int) -> None:
             os.fsync(stream.fileno())
 
 
-def _restore(path: Path, backup: _Backup) -> None:
+def _restore(path: Path, backup: _TakenOver) -> None:
     if path.is_symlink():  # we had written through it
         if backup.content is not None:
             _put(path.resolve(), backup.content, backup.mode)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,11 @@ class Machine:
         self._resolvectl_works = resolvectl_works
         self._state_dir = directory / "state"
 
-    def setup(self, mode: DnsMode = "auto", *, isolated: bool = False) -> DnsSetup:
+    def setup(
+        self, mode: DnsMode = "auto", *, isolated: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> DnsSetup:
         resolv_conf = ResolvConf(self._state_dir, self.file)
-        return DnsSetup(mode, "cyphonic0", resolv_conf, run=self._run, isolated=isolated)
+        return DnsSetup(mode, "cyphonic0", resolv_conf, run=self._run, isolated=isolated, clock=clock)
 
     def _run(self, command: Sequence[str]) -> None:
         self.commands.append(" ".join(command))
@@ -104,9 +107,10 @@ def test_a_resolv_conf_replaced_by_a_dhcp_client_is_taken_over_again_with_its_se
     machine = Machine(tmp_path, PLAIN)
     setup = machine.setup()
     setup.apply(SERVER, ZONE, [])
-    assert not setup.refresh()
+    setup.refresh()
+    assert setup.upstreams(SERVER) == [Endpoint("192.0.2.53", 53)]
     machine.file.write_text("nameserver 198.51.100.53\n")
-    assert setup.refresh()
+    setup.refresh()
     assert setup.upstreams(SERVER) == [Endpoint("198.51.100.53", 53)]
     assert "127.53.53.53" in machine.file.read_text()
     setup.revert()
@@ -163,3 +167,78 @@ def test_a_file_is_private_when_process_1_sees_another_one_or_none(tmp_path: Pat
     assert is_private(inside, outside)
     assert not is_private(inside, tmp_path / "hidden")
     assert not is_private(tmp_path / "missing", outside)
+
+
+class Clock:
+    """Stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_program_that_replaces_resolv_conf_again_and_again_is_left_alone_for_a_while(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, PLAIN)
+    clock = Clock()
+    setup = machine.setup(clock=clock)
+    setup.apply(SERVER, ZONE, [])
+    written = 0
+    for _ in range(120):  # ten minutes
+        machine.file.write_text("nameserver 10.8.0.1\n")
+        setup.refresh()
+        written += "127.53.53.53" in machine.file.read_text()
+        clock.now += 5
+    assert written == 3
+    assert "another program keeps replacing" in setup.mode
+    assert machine.file.read_text() == "nameserver 10.8.0.1\n"
+    clock.now += 60  # the truce is over, and so is the other
+    setup.refresh()
+    assert setup.mode == "resolv.conf"
+    setup.revert()
+    assert machine.file.read_text() == "nameserver 10.8.0.1\n"
+
+
+def test_a_resolv_conf_that_is_replaced_once_a_day_is_always_taken_over_again(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, PLAIN)
+    clock = Clock()
+    setup = machine.setup(clock=clock)
+    setup.apply(SERVER, ZONE, [])
+    for day in range(1, 10):
+        machine.file.write_text(f"nameserver 198.51.100.{day}\n")
+        setup.refresh()
+        assert setup.mode == "resolv.conf"
+        assert setup.upstreams(SERVER) == [Endpoint(f"198.51.100.{day}", 53)]
+        clock.now += 86400
+
+
+def test_a_resolv_conf_that_cannot_be_written_is_tried_again_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine(tmp_path, PLAIN)
+    machine.file.unlink()
+    machine.file.mkdir()
+    clock = Clock()
+    setup = machine.setup(clock=clock)
+    setup.apply(SERVER, ZONE, [])
+    for _ in range(24):
+        clock.now += 5
+        setup.refresh()
+    assert "cannot be written" in setup.mode
+    assert len(caplog.records) == 1
+    machine.file.rmdir()
+    machine.file.write_text(PLAIN)
+    clock.now += 60
+    setup.refresh()
+    assert setup.mode == "resolv.conf"
+
+
+def test_a_damaged_backup_while_running_ends_nothing_and_keeps_the_servers(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, PLAIN)
+    setup = machine.setup()
+    assert setup.upstreams(SERVER) == [Endpoint("192.0.2.53", 53)]
+    setup.apply(SERVER, ZONE, [])
+    (tmp_path / "state" / "resolv.conf.backup").write_text("{")
+    setup.refresh()
+    assert setup.upstreams(SERVER) == [Endpoint("192.0.2.53", 53)]

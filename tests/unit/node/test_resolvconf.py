@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -122,3 +123,81 @@ def test_a_damaged_backup_is_named(resolv_conf: ResolvConf, tmp_path: Path) -> N
     (tmp_path / "state" / "resolv.conf.backup").write_text("{")
     with pytest.raises(OperationalError, match=r"resolv\.conf\.backup"):
         resolv_conf.give_back()
+
+
+VPN = "# from a VPN\nnameserver 10.8.0.1\n"
+
+
+def test_our_own_text_put_back_by_a_vpn_is_never_taken_for_an_original(resolv_conf: ResolvConf, file: Path) -> None:
+    resolv_conf.take_over(SERVER, ZONE)
+    what_the_vpn_saved = file.read_text()
+    file.write_text(VPN)
+    resolv_conf.give_back()
+    resolv_conf.take_over(SERVER, ZONE)
+    assert resolv_conf.read_original().servers == (Endpoint("10.8.0.1", 53),)
+    file.write_text(what_the_vpn_saved)  # the VPN ends
+    assert not resolv_conf.ours
+    resolv_conf.give_back()
+    resolv_conf.take_over(SERVER, ZONE)
+    assert resolv_conf.read_original().servers[0] == Endpoint("192.0.2.53", 53)
+    assert resolv_conf.give_back()
+    assert file.read_text() == ORIGINAL
+
+
+def test_our_text_that_a_vpn_puts_back_after_we_have_gone_is_put_right_by_down(
+    resolv_conf: ResolvConf, file: Path, tmp_path: Path
+) -> None:
+    resolv_conf.take_over(SERVER, ZONE)
+    what_the_vpn_saved = file.read_text()
+    file.write_text(VPN)
+    assert not resolv_conf.give_back()
+    file.write_text(what_the_vpn_saved)
+    assert ResolvConf(tmp_path / "state", file).give_back()
+    assert file.read_text() == ORIGINAL
+
+
+def test_our_text_that_a_vpn_puts_back_is_not_the_next_start_s_original(
+    resolv_conf: ResolvConf, file: Path, tmp_path: Path
+) -> None:
+    resolv_conf.take_over(SERVER, ZONE)
+    ours = file.read_text()
+    resolv_conf.give_back()
+    file.write_text(ours)
+    later = ResolvConf(tmp_path / "state", file)
+    later.take_over(SERVER, ZONE)
+    assert later.read_original().servers[0] == Endpoint("192.0.2.53", 53)
+
+
+def test_only_so_many_taking_overs_are_remembered(resolv_conf: ResolvConf, file: Path, tmp_path: Path) -> None:
+    for number in range(1, 40):
+        file.write_text(f"nameserver 192.0.2.{number}\n")
+        resolv_conf.take_over(SERVER, ZONE)
+        resolv_conf.give_back()
+    assert (tmp_path / "state" / "resolv.conf.last").stat().st_size < 16384
+
+
+def test_servers_behind_a_symbolic_link_are_those_of_now(
+    resolv_conf: ResolvConf, file: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "run-resolv.conf"
+    file.rename(target)
+    file.symlink_to(target)
+    resolv_conf.take_over(SERVER, ZONE)
+    target.write_text(VPN)  # the network manager has found another network
+    assert resolv_conf.read_original().servers == (Endpoint("10.8.0.1", 53),)
+
+
+def test_a_file_that_cannot_be_read_now_loses_no_backup(
+    resolv_conf: ResolvConf, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolv_conf.take_over(SERVER, ZONE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", out_of_descriptors)
+        with pytest.raises(OperationalError, match="cannot be read: Too many open files"):
+            resolv_conf.give_back()
+    assert resolv_conf.give_back()
+    assert file.read_text() == ORIGINAL
+
+
+def out_of_descriptors(*_: object, **__: object) -> str:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
