@@ -27,7 +27,7 @@ from dataclasses import replace
 from socket import AddressFamily
 from typing import NamedTuple
 
-from cyphonic.errors import DropError, NotAllowedError
+from cyphonic.errors import DropError, MalformedError, NotAllowedError
 from cyphonic.protocol.attachment import Lease
 from cyphonic.protocol.certificate_book import CertificateBook
 from cyphonic.protocol.chance import Chance, fraction
@@ -60,7 +60,8 @@ from cyphonic.wire.certificate import Certificate
 from cyphonic.wire.codec import BodyT, decode
 from cyphonic.wire.direction import DirectionRefused, RouteDirection
 from cyphonic.wire.endpoint import Endpoint
-from cyphonic.wire.header import IDENTIFIER_LENGTH, MessageType, SignalingHeader
+from cyphonic.wire.header import IDENTIFIER_LENGTH, SIGNALING_HEADER_LENGTH, MessageType, SignalingHeader
+from cyphonic.wire.hint import HINTS
 from cyphonic.wire.login import LoginOutcome
 from cyphonic.wire.registration import MAX_CANDIDATES, KeepAliveAck, Leave, RegistrationResponse, RelayAddress
 from cyphonic.wire.revocation import PathRevocation, PathRevocationAck
@@ -297,6 +298,8 @@ class SignalingClient:
         handler = _HANDLERS.get(arrival.header.type)
         if handler is None:
             raise NotAllowedError("wrong_direction")
+        if arrival.header.type in HINTS and len(arrival.datagram) != SIGNALING_HEADER_LENGTH:
+            raise MalformedError("bad_length")  # nothing protects a hint: no damaged message may look like one
         from_as = arrival.header.type in _FROM_AS and arrival.source in self._as_frontends
         from_nms = arrival.header.type not in _FROM_AS_ALONE and arrival.source in self._nms_frontends
         if not from_as and not from_nms:

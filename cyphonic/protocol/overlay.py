@@ -290,20 +290,18 @@ class Overlay:
             raise MalformedError("unknown_type")
         if peer is None:
             raise NotAllowedError("unknown_path")
-        try:
-            if kind == MessageType.TUNNEL_REQUEST:
-                peer.receive_request(datagram, via, now)
-            elif kind == MessageType.TUNNEL_RESPONSE:
-                peer.receive_response(datagram, via, now)
-            elif kind == MessageType.HOLE_PUNCH:
-                peer.receive_punch(datagram, via, now)
-            elif via.prefix:
-                raise NotAllowedError("unknown_relay")
-            else:
-                peer.receive_relay(datagram, via.endpoint, now)
-                self._index_bindings(peer)
-        finally:
-            self._after_peer(peer, now)
+        if kind == MessageType.TUNNEL_REQUEST:
+            peer.receive_request(datagram, via, now)
+        elif kind == MessageType.TUNNEL_RESPONSE:
+            peer.receive_response(datagram, via, now)
+        elif kind == MessageType.HOLE_PUNCH:
+            peer.receive_punch(datagram, via, now)
+        elif via.prefix:
+            raise NotAllowedError("unknown_relay")
+        else:
+            peer.receive_relay(datagram, via.endpoint, now)
+            self._index_bindings(peer)
+        self._after_peer(peer, now)
 
     def _receive_sealed(self, datagram: bytes, via: Destination, now: float) -> None:
         peer = self._own.indices.get(int.from_bytes(datagram[4:8], "big"))

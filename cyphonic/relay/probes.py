@@ -1,4 +1,6 @@
-"""Answering probes: stateless, at a limited rate for each source and for all.  Pure: the server performs what this decides.
+"""Answering probes: stateless, at a limited rate for each source and for all.
+
+Pure: the server performs what this decides.
 
 A probe asks from where the relay sees it.  It may ask for the reply from the relay's other port, or to another
 endpoint that has just shown, by a ticket, that it listens to a relay of this site: from what arrives a node learns
@@ -14,14 +16,15 @@ from dataclasses import dataclass, field
 from socket import AddressFamily
 from typing import NamedTuple
 
-from cyphonic.errors import DropError, NotAllowedError
+from cyphonic.errors import DropError, MalformedError, NotAllowedError
 from cyphonic.protocol.buckets import SourceBuckets, TokenBucket
 from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.keys import KeyPair
-from cyphonic.protocol.mac import check_mac1, mac1_key
+from cyphonic.protocol.mac import NO_MAC, check_mac1, mac1_key
 from cyphonic.protocol.probe import check_ticket, ticket_key, write_probe_reply, write_ticket
 from cyphonic.relay.bindings import Way
 from cyphonic.wire.endpoint import Endpoint
+from cyphonic.wire.header import MAC_LENGTH
 from cyphonic.wire.probe import NO_TICKET, RelayProbe, RelayProbeReply
 
 PROBE_RATE = 2000.0
@@ -70,6 +73,8 @@ class ProbeResponder:
     def _receive(self, datagram: bytes, source: Way, now: float, wall: float) -> ProbeAnswer:
         probe = RelayProbe.decode(datagram)
         check_mac1(datagram, self._mac1_key)
+        if datagram[-MAC_LENGTH:] != NO_MAC:  # no cookie is asked for here
+            raise MalformedError("bad_mac2")
         if not self._sources.take(source.remote.encode(), now):
             raise NotAllowedError("source_rate")
         if not self._bucket.take(1, now):

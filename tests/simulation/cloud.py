@@ -7,12 +7,15 @@ with the virtual clock, so that expiry is tested too.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cyphonic.errors import DropError
 from cyphonic.frontend.admission import Admission
+from cyphonic.frontend.gate import Gate, TurnedAwayError
 from cyphonic.protocol.client import Cloud
+from cyphonic.protocol.cookie import CookieMint
 from cyphonic.protocol.keys import KeyPair, SigningKeyPair
 from cyphonic.site import Site
 from cyphonic.state.fleet import Fleet, FrontendMember, RelayMember
@@ -75,6 +78,13 @@ class SimulatedCloud:
             AS_PORT: Admission(Service.AS, as_key.public),
             NMS_PORT: Admission(Service.NMS, nms_key.public),
         }
+        self.gate = Gate(100.0, chance)
+        self._mints = {
+            port: CookieMint(chance(32), key.public, chance)
+            for port, key in ((AS_PORT, as_key), (NMS_PORT, nms_key))
+        }
+        self.tap: Callable[[Job], None] = lambda job: None
+        """Sees every job just before a worker does."""
         self.relays: list[SimulatedRelay] = []
         self._frontend = FrontendMember(
             "frontend",
@@ -114,8 +124,12 @@ class SimulatedCloud:
             return
         try:
             admitted = admission.admit(datagram)
+            mint = self._mints[destination.port]
+            self.gate.admit(datagram, source.encode(), mint, self.clock.now, self.clock.wall)
         except DropError as drop:
             self.drops[drop.reason] += 1
+            if isinstance(drop, TurnedAwayError) and drop.answer is not None:
+                self.network.send(drop.answer, destination, source)
             return
         self.submit(admitted, Origin.UDP, Route(destination.host, destination.port, source.host, source.port))
 
@@ -125,17 +139,16 @@ class SimulatedCloud:
         service = JOB_SERVICE[job.datagram[0]]  # type: ignore[index]  # an IntEnum's value hashes like it
         first = 0 if service is Service.AS else 2
         worker = self._workers[first + self.chance.random.randrange(2)]
+        self.tap(job)
         outcome = worker.handle([job], self.store, self.clock.wall, self.fleet)
         self.drops += outcome.drops
         if self.chance.random.random() < self.worker_dies:
             return
         for send in outcome.sends:
             route = send.route
-            self.network.send(
-                send.datagram,
-                Endpoint(route.service_host, route.service_port),
-                Endpoint(route.node_host, route.node_port),
-            )
+            node = Endpoint(route.node_host, route.node_port)
+            self.gate.note_sent(send.datagram[0], node.encode(), self.clock.now)
+            self.network.send(send.datagram, Endpoint(route.service_host, route.service_port), node)
         for forward in outcome.forwards:
             self.submit(forward)
 

@@ -106,6 +106,8 @@ class Network:
         self.partition: Callable[[Endpoint, Endpoint], bool] = lambda source, destination: False
         self.delivered = 0
         self.log: list[tuple[bytes, Endpoint, Endpoint]] = []
+        self.tap: Receiver = lambda datagram, source, destination: None
+        """Sees every datagram just before its receiver does."""
         self._hosts: dict[str, Receiver] = {}
         self._behind: dict[str, Nat] = {}
         self._nats: dict[str, Nat] = {}
@@ -158,4 +160,5 @@ class Network:
         if receive is not None:
             self.delivered += 1
             self.log.append((datagram, source, destination))
+            self.tap(datagram, source, destination)
             receive(datagram, source, destination)

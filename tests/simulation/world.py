@@ -14,6 +14,7 @@ from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.overlay import LookedUp, Overlay
 from cyphonic.protocol.session import supported_suites
 from cyphonic.relay.bindings import BindingTable, Way
+from cyphonic.relay.probes import ProbeResponder
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import RELAYED_HEADER_LENGTH, MessageType
 from tests.simulation.network import Clock, Nat, Network
@@ -52,7 +53,9 @@ class SimulatedNode:
         self.nat = nat
         self.identity = identity or Identity(KeyPair.generate(chance), name)
         suites = supported_suites(True)
-        self.client = SignalingClient(self.identity, cloud, chance, suites=suites, software="simulated")
+        self.client = SignalingClient(
+            self.identity, cloud, chance, suites=suites, software="simulated", measures_relays=True
+        )
         self.overlay = Overlay(self.identity.static, self.client, chance, suites)
         self.events: list[Event | LookedUp] = []
         self.packets: list[bytes] = []
@@ -132,6 +135,7 @@ class SimulatedRelay:
         self.endpoints = [Endpoint(host, 4502) for host in hosts]
         self.key = KeyPair.generate(chance)
         self.table = BindingTable(self.key, nms_public, chance)
+        self.probes = ProbeResponder(self.key, chance, self.table.drops)
         for host in hosts:
             network.attach(host, self._receive)
 
@@ -142,6 +146,11 @@ class SimulatedRelay:
             way = self.table.forward(header, (source.host, source.port), len(datagram), 1, now)
             if way is not None:
                 self.network.send(datagram, Endpoint(way.local, 4502), way.remote)
+            return
+        if datagram and datagram[0] == MessageType.RELAY_PROBE:
+            reply = self.probes.receive(datagram, Way(source, destination.host), now, self.clock.wall)
+            if reply is not None:
+                self.network.send(reply.datagram, destination, reply.way.remote)
             return
         answer = self.table.receive(datagram, Way(source, destination.host), now, self.clock.wall)
         if answer is not None:

@@ -273,3 +273,16 @@ def test_a_cloud_without_frontends_for_the_node_is_asked_ever_more_rarely() -> N
     assert len(node.seen(LoggedIn)) < 120
     world.cloud.nms_endpoints = NMS_ENDPOINTS
     assert world.run(61, lambda: node.client.state == "registered")
+
+
+def test_a_hint_of_another_length_is_none() -> None:
+    """A CookieReply with one bit changed in its type is no Busy."""
+    world = World(14)
+    world.cloud.down = set(AS_ENDPOINTS)
+    node = world.add("a")
+    _, request, endpoint = _sent(world, MessageType.LOGIN_REQUEST)[0]
+    for hint in (MessageType.BUSY, MessageType.VERSION_HINT):
+        datagram = encode_hint(hint, SignalingHeader.decode(request))
+        assert not node.client.receive_datagram(datagram + bytes(56), endpoint, world.now, 0.0)
+        assert node.client.receive_datagram(datagram, endpoint, world.now, 0.0)
+    assert node.client.drops == {"bad_length": 2}

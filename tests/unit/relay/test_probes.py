@@ -4,8 +4,6 @@ import random
 import socket
 from collections import Counter
 
-import pytest
-
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.limits import PROBE_TICKET_SLOT
 from cyphonic.protocol.mac import mac1_key
@@ -117,10 +115,12 @@ def test_one_source_does_not_take_the_relay_from_others() -> None:
     assert set(world.drops) == {"source_rate"}
 
 
-@pytest.mark.parametrize("position", [0, 8, 30, 57, 70, 89 - 16])
-def test_a_flipped_bit_is_met_with_silence(position: int) -> None:
+def test_a_flipped_bit_is_met_with_silence() -> None:
     world = World()
-    datagram = bytearray(write_probe(RelayProbe(NONCE), world.mac1_key))
-    datagram[position] ^= 1
-    assert world.one.receive(bytes(datagram), NODE, world.now, WALL) is None
-    assert world.drops == {"bad_mac1": 1}
+    datagram = write_probe(RelayProbe(NONCE), world.mac1_key)
+    for bit in range(8 * len(datagram)):
+        damaged = bytearray(datagram)
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert world.one.receive(bytes(damaged), NODE, world.now, WALL) is None
+    assert sum(world.drops.values()) == 8 * len(datagram)
+    assert world.drops["bad_mac2"] == 128
