@@ -26,6 +26,8 @@ _GROUPS: dict[str, dict[str, _Mount]] = {
         "status": _Mount(_NODE, "status", "Show this node, its peers and their paths."),
         "ping": _Mount(_NODE, "ping", "Reach a peer by name, and say through what."),
         "ip": _Mount(_NODE, "ip", "Print virtual addresses."),
+        "netcheck": _Mount(_NODE, "netcheck", "Find out what this network lets through."),
+        "bugreport": _Mount(_NODE, "bugreport", "Write one file for whoever helps."),
         "wait": _Mount(_NODE, "wait", "Wait until this node is joined."),
     },
     "The cloud": {

@@ -1,29 +1,29 @@
-"""``cyphonic up``, ``down``, ``status``, ``ping``, ``ip`` and ``wait``."""
+"""``cyphonic up``, ``down``, ``status``, ``ping``, ``ip``, ``netcheck``, ``bugreport`` and ``wait``."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 import msgspec
 from rich.console import Console, RenderableType
 
 from cyphonic.bundle import Bundle
+from cyphonic.configuration import choose_file
 from cyphonic.errors import CloudUnreachableError, NotEnrolledError, OperationalError, PeerUnreachableError
 from cyphonic.logs import LEVELS, set_up_logging
-from cyphonic.node.config import NodeConfig, load_node
+from cyphonic.node.config import NODE_FILE, NodeConfig, load_node
 from cyphonic.node.control import ControlClient, NotUpError
 from cyphonic.node.launch import Launched, launch, leave_terminal, report_failure
 from cyphonic.node.presentation import render_joined, render_pong, render_status, render_summary
 from cyphonic.node.resolvconf import ResolvConf
-from cyphonic.node.status import Addresses, PingSummary, Pong, Progress, State, Status
-
-DocumentT = TypeVar("DocumentT")
+from cyphonic.node.status import Addresses, PingSummary, Pong, Progress, State, Status, read_document
 
 UP_TIMEOUT = 30.0
 DOWN_TIMEOUT = 20.0
@@ -117,7 +117,7 @@ def status(as_json: bool, config: Path | None) -> None:
     if as_json:
         _print_json(result, indent=2)
     else:
-        _print(render_status(_document(result, Status), time.time()))
+        _print(render_status(read_document(result, Status), time.time()))
 
 
 @click.command("ping")
@@ -132,11 +132,11 @@ def ping(name: str, count: int, as_json: bool, config: Path | None) -> None:
         if as_json:
             _print_json(result)
         if "sequence" in result:
-            pong = _document(result, Pong)
+            pong = read_document(result, Pong)
             round_trips += [pong.rtt] if pong.rtt is not None else []
             rendered = render_pong(pong)
         else:
-            rendered = render_summary(_document(result, PingSummary), round_trips)
+            rendered = render_summary(read_document(result, PingSummary), round_trips)
         if not as_json:
             _print(rendered)
     if not round_trips:
@@ -155,7 +155,7 @@ def ip(name: str, only: str | None, as_json: bool, config: Path | None) -> None:
     if as_json:
         _print_json(result)
         return
-    addresses = _document(result, Addresses)
+    addresses = read_document(result, Addresses)
     wanted = [getattr(addresses, only)] if only else [addresses.ipv6, addresses.ipv4]
     found = [address for address in wanted if address]
     if not found:
@@ -178,6 +178,61 @@ def wait(timeout: float | None, as_json: bool, config: Path | None) -> None:
     progress = _until_joined(client, deadline, lambda _: None)
     if as_json:
         _print_json(msgspec.to_builtins(progress))
+
+
+@click.command("netcheck")
+@_json
+@_config
+def netcheck(as_json: bool, config: Path | None) -> None:
+    """Find out what this network lets through: NAT, filters, relays, path MTU.
+
+    Ends with 4 when nothing comes back by UDP.
+    """
+    # Imported here, as in _run_foreground.
+    from cyphonic.node.netcheck.command import netcheck as check
+    from cyphonic.node.netcheck.presentation import render_netcheck
+
+    node = load_node(config, os.environ)
+    with _progress() as tell:
+        found = check(node, tell)
+    if as_json:
+        _print_json(msgspec.to_builtins(found), indent=2)
+    else:
+        _print(render_netcheck(found))
+    if found.udp != "works":
+        raise CloudUnreachableError(found.text)
+
+
+@click.command("bugreport")
+@click.option("-o", "--output", metavar="FILE|-", default="", help="Else cyphonic-bugreport-DATE.txt here.")
+@click.option("--mask", is_flag=True, help="Replace addresses, names and keys, each by the same word everywhere.")
+@_config
+def bugreport(output: str, mask: bool, config: Path | None) -> None:
+    """Write one file that shows what is wrong here, for whoever helps.  It holds no secret."""
+    from cyphonic.node.bugreport import bugreport as report
+
+    node = load_node(config, os.environ)
+    with _progress() as tell:
+        text = report(node, choose_file(config, os.environ, NODE_FILE), mask=mask, tell=tell)
+    if output == "-":
+        click.echo(text)
+        return
+    file = Path(output or time.strftime("cyphonic-bugreport-%Y%m%d-%H%M%S.txt"))
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise OperationalError(f"{file} cannot be written: {error.strerror}", "choose another: -o FILE") from None
+    click.echo(str(file) if mask else f"{file}; with --mask it would hold no addresses and names")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """What takes seconds shows on a terminal what it is doing, and is silent otherwise."""
+    console = Console(stderr=True, highlight=False)
+    with console.status("looking") as spinner:
+        yield lambda text: spinner.update(text)
 
 
 def _run_foreground(node: NodeConfig, enrol: str | None, name: str) -> None:
@@ -217,7 +272,7 @@ def _check_enrolment(node: NodeConfig, bundle: Bundle | None, name: str) -> None
 def _already_up(client: ControlClient, enrol: str | None) -> None:
     if enrol is not None:
         raise OperationalError("cyphonic is already up on this machine", "first: sudo cyphonic down")
-    state = _document(client.call("status"), Status)
+    state = read_document(client.call("status"), Status)
     click.echo(f"already up: {state.fqdn or state.name}, {_STATE_TEXTS[state.state]}")
 
 
@@ -249,7 +304,7 @@ def _follow(launched: Launched, client: ControlClient, timeout: float) -> None:
             if not client.running():
                 raise launched.failure() from None
             raise
-    state = _document(client.call("status"), Status)
+    state = read_document(client.call("status"), Status)
     _print(render_joined(Addresses(state.fqdn, state.ipv6, state.ipv4), state.dns))
 
 
@@ -257,7 +312,7 @@ def _until_joined(client: ControlClient, deadline: float | None, tell: Callable[
     """Raise CloudUnreachableError at the deadline, NotEnrolledError when the cloud refuses this node."""
     progress = Progress("starting")
     for result in client.stream("wait", 10.0):
-        progress = _document(result, Progress)
+        progress = read_document(result, Progress)
         tell(progress)
         if progress.state != "joined" and deadline is not None and time.monotonic() > deadline:
             raise CloudUnreachableError(
@@ -269,7 +324,7 @@ def _until_joined(client: ControlClient, deadline: float | None, tell: Callable[
 
 def _give_up(client: ControlClient, error: CloudUnreachableError) -> NoReturn:
     """A node that belongs to a cloud goes on trying; one that has never been accepted does not."""
-    if _document(client.call("status"), Status).fqdn:
+    if read_document(client.call("status"), Status).fqdn:
         raise CloudUnreachableError(
             error.message,
             "cyphonic goes on trying in the background; see 'cyphonic status', or end it: cyphonic down",
@@ -303,15 +358,6 @@ def _require_privilege() -> None:
 
 def _client(config: Path | None) -> ControlClient:
     return ControlClient(load_node(config, os.environ).run_dir)
-
-
-def _document(result: Any, kind: type[DocumentT]) -> DocumentT:
-    try:
-        return msgspec.convert(result, kind)
-    except msgspec.ValidationError as error:
-        raise OperationalError(
-            f"the daemon speaks another version: {error}", "restart it: cyphonic down, cyphonic up"
-        ) from None
 
 
 def _print_json(result: Any, indent: int = -1) -> None:

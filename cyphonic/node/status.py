@@ -6,9 +6,11 @@ seconds.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+from cyphonic.errors import OperationalError
 
 SCHEMA_VERSION = 1
 
@@ -18,6 +20,19 @@ PathName = Literal["direct", "lan", "relayed", "none"]
 
 class Document(msgspec.Struct, frozen=True, omit_defaults=False):
     """Base of every document."""
+
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+def read_document(result: Any, kind: type[DocumentT]) -> DocumentT:
+    """What the daemon sent.  Raise OperationalError when it is of another release."""
+    try:
+        return msgspec.convert(result, kind)
+    except msgspec.ValidationError as error:
+        raise OperationalError(
+            f"the daemon speaks another version: {error}", "restart it: cyphonic down, cyphonic up"
+        ) from None
 
 
 class DnsStatus(Document, frozen=True):

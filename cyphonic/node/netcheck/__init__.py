@@ -1,0 +1,1 @@
+"""``cyphonic netcheck``: what this network lets through, found out by asking relays."""
