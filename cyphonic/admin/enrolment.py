@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 
 from cyphonic.bundle import Bundle
-from cyphonic.errors import ConfigurationError
+from cyphonic.errors import ConfigurationError, OperationalError
 from cyphonic.site import Site, SiteKeys
 from cyphonic.state.fleet import read_fleet
 from cyphonic.state.registry import (
@@ -86,10 +86,10 @@ def all_keys(store: Store) -> list[EnrolmentKey]:
 
 
 def revoke_key(store: Store, key_id: str) -> EnrolmentKey:
-    """End a key by its ID; raise ConfigurationError for one that is unknown or ambiguous."""
+    """End a key by its ID; raise OperationalError for one that is unknown or ambiguous."""
     key = revoke_enrolment_key(store, key_id)
     if key is None:
-        raise ConfigurationError(
+        raise OperationalError(
             f"{key_id}: no enrolment key has this ID, or more than one begins with it",
             "see: cyphonic admin key list",
         )
