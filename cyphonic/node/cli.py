@@ -19,7 +19,7 @@ from cyphonic.configuration import choose_file
 from cyphonic.errors import CloudUnreachableError, NotEnrolledError, OperationalError, PeerUnreachableError
 from cyphonic.logs import LEVELS, set_up_logging
 from cyphonic.node.config import NODE_FILE, NodeConfig, load_node
-from cyphonic.node.control import ControlClient, NotUpError
+from cyphonic.node.control import ControlClient, NotUpError, WentAwayError
 from cyphonic.node.launch import Launched, launch, leave_terminal, report_failure
 from cyphonic.node.presentation import render_joined, render_pong, render_status, render_summary
 from cyphonic.node.resolvconf import ResolvConf
@@ -168,14 +168,21 @@ def ip(name: str, only: str | None, as_json: bool, config: Path | None) -> None:
 @_json
 @_config
 def wait(timeout: float | None, as_json: bool, config: Path | None) -> None:
-    """Wait until this node is joined."""
+    """Wait until this node is joined: for scripts, and for units that need the overlay.
+
+    Ends with 0 when it is, with 3 when the cloud refuses this node, and at the timeout with 4 when the cloud does
+    not answer or with 1 when there is no daemon.  One that ends meanwhile may come back until then.
+    """
     client = _client(config)
     deadline = None if timeout is None else time.monotonic() + timeout
-    while deadline is not None and not client.running():
-        if time.monotonic() > deadline:
-            client.call("status")  # says that there is no daemon
+    while True:
+        try:
+            progress = _until_joined(client, deadline, lambda _: None)
+            break
+        except (NotUpError, WentAwayError):
+            if deadline is None or time.monotonic() > deadline:
+                raise
         time.sleep(POLL)
-    progress = _until_joined(client, deadline, lambda _: None)
     if as_json:
         _print_json(msgspec.to_builtins(progress))
 

@@ -378,7 +378,7 @@ class ControlClient:
         except OSError as error:
             raise OperationalError(f"the connection to the daemon broke: {error.strerror}") from None
         if not line:
-            raise OperationalError("the daemon went away before it answered", "look at its log")
+            raise WentAwayError("the daemon went away before it answered", "look at its log")
         return msgspec.json.decode(line, type=Response)
 
     def _connect(self, timeout: float | None) -> socket.socket:
@@ -403,6 +403,10 @@ class ControlClient:
 
 class NotUpError(OperationalError):
     """No daemon runs here."""
+
+
+class WentAwayError(OperationalError):
+    """The daemon has ended meanwhile."""
 
 
 def _no_permission() -> OperationalError:

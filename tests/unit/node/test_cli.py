@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ class Daemon:
     def __init__(self, run_dir: Path) -> None:
         self.loop = Loop()
         self.answers = True
+        self.joins = True
+        self.crashes: threading.Event | None = None
+        """At the first wait, when this is set."""
         self.server = ControlServer(
             self.loop,
             run_dir,
@@ -67,6 +71,12 @@ class Daemon:
 
     def _wait(self, _: dict[str, Any], reply: Reply) -> None:
         reply.line(Progress("logging-in"))
+        if self.crashes:
+            self.crashes.wait(10)
+            self.loop.stop()
+            return
+        if not self.joins:
+            return
         reply.done(Progress("joined"))
 
     def _down(self, _: dict[str, Any], reply: Reply) -> None:
@@ -125,6 +135,28 @@ def test_ip_prints_one_address_a_line(daemon: Daemon) -> None:
 def test_wait_returns_once_joined(daemon: Daemon) -> None:
     assert run("wait", "--timeout", "10").exit_code == 0
     assert json.loads(run("wait", "--json").stdout)["state"] == "joined"
+
+
+def test_wait_outlives_a_daemon_that_ends_and_comes_back(tmp_path: Path) -> None:
+    first = Daemon(tmp_path / "run")
+    first.crashes = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run, "wait", "--timeout", "20")
+        first.crashes.set()
+        first.thread.join(10)
+        first.loop.close()
+        second = Daemon(tmp_path / "run")
+        try:
+            assert waiting.result(20).exit_code == 0
+        finally:
+            second.stop()
+
+
+def test_wait_ends_with_4_when_the_node_is_not_joined_in_time(daemon: Daemon) -> None:
+    daemon.joins = False
+    result = run("wait", "--timeout", "0")
+    assert result.exit_code == 4
+    assert "not joined in time" in result.stderr
 
 
 def test_up_says_when_it_is_up_already(daemon: Daemon, tmp_path: Path) -> None:
