@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cyphonic.errors import MalformedError
 from cyphonic.protocol.certificate import read_certificate
 from cyphonic.protocol.chance import Chance
+from cyphonic.protocol.cookie import add_mac2, cookie_key, open_cookie
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.login import LoginInitiator
 from cyphonic.protocol.mac import append_macs, mac1_key
@@ -22,6 +23,7 @@ from cyphonic.wire.codec import Body, encode
 from cyphonic.wire.direction import DirectionRequest, RouteDirectionConfirmation
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import NONCE_LENGTH, SIGNALING_HEADER_LENGTH, VERSION, MessageType
+from cyphonic.wire.job import Service
 from cyphonic.wire.login import LoginOutcome, LoginRequest, LoginResponse
 from cyphonic.wire.registration import KeepAlive, RegistrationRequest
 from cyphonic.wire.tunnel import Suite
@@ -51,6 +53,12 @@ class SimulatedNode:
         self._certificate = b""
         self._ciphers: dict[int, ChaCha20Poly1305] = {}
         self._mac1_key = b""
+        self._cookie_keys = {Service.AS: cookie_key(as_key), Service.NMS: b""}
+
+    def with_cookie(self, request: bytes, reply: bytes) -> bytes:
+        """The request with MAC2 under the cookie of a CookieReply to it.  Raise MalformedError."""
+        service = Service.AS if request[0] == MessageType.LOGIN_REQUEST else Service.NMS
+        return add_mac2(request, open_cookie(reply, request, self._cookie_keys[service]))
 
     def login_request(self, transaction_id: bytes, stamp: int, enrolment_key: bytes) -> bytes:
         """A LoginRequest.  ``stamp`` in nanoseconds, greater than any before."""
@@ -77,6 +85,7 @@ class SimulatedNode:
             self.registered = False
             self._certificate = response.certificate
             self._mac1_key = mac1_key(response.nms_key)
+            self._cookie_keys[Service.NMS] = cookie_key(response.nms_key)
         return response
 
     def registration_request(self, transaction_id: bytes, candidates: list[Endpoint]) -> bytes:

@@ -92,6 +92,7 @@ class Traffic:
             MessageType.KEEP_ALIVE_ACK: self._receive_keep_alive_ack,
             MessageType.ROUTE_DIRECTION: self._receive_route_direction,
             MessageType.DIRECTION_REFUSED: self._receive_direction_refused,
+            MessageType.COOKIE_REPLY: self._receive_cookie_reply,
             MessageType.KEY_UNKNOWN: self._receive_hint,
             MessageType.BUSY: self._receive_hint,
             MessageType.VERSION_HINT: self._receive_hint,
@@ -231,6 +232,15 @@ class Traffic:
         del self._pending[datagram[24:40]]
         self.tallies[Kind.DIRECTION].refused += 1
         self.drops[f"refused_{refused.reason}"] += 1
+
+    def _receive_cookie_reply(self, datagram: bytes, now: float) -> None:  # noqa: ARG002 - a row of the table
+        """Send again at once.  No cookie is kept: the nodes of one socket are known to the frontend soon enough."""
+        self.drops["cookie_reply"] += 1
+        pending = self._pending.get(datagram[24:40])
+        if pending is not None:
+            again = self.nodes[pending.node].with_cookie(pending.datagram, datagram)
+            endpoint = pending.endpoints[pending.node % len(pending.endpoints)]
+            self.outgoing.append(Outgoing(pending.node, again, endpoint))
 
     def _receive_hint(self, datagram: bytes, now: float) -> None:  # noqa: ARG002 - a row of the table
         self.drops[MessageType(datagram[0]).name.lower()] += 1

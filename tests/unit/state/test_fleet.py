@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from cyphonic.state.fleet import FrontendMember, RelayMember, WorkerMember, announce, read_fleet, withdraw
+from cyphonic.state import keys
+from cyphonic.state.fleet import (
+    FrontendMember,
+    RelayMember,
+    WorkerMember,
+    agree_on_cookie_secret,
+    announce,
+    read_fleet,
+    withdraw,
+)
 from cyphonic.state.store import Store
 from cyphonic.wire.endpoint import Endpoint
 
@@ -43,3 +52,21 @@ def test_a_member_may_withdraw(store: Store) -> None:
 def test_without_a_time_redis_tells_it(store: Store) -> None:
     announce(store, RELAY)
     assert read_fleet(store).relays == [RELAY]
+
+
+def test_frontends_agree_on_the_secret_that_was_proposed_first(store: Store) -> None:
+    first, second = b"1" * 32, b"2" * 32
+    assert agree_on_cookie_secret(store, first) == first
+    assert agree_on_cookie_secret(store, second) == first
+    assert agree_on_cookie_secret(store, first) == first
+
+
+def test_after_a_loss_of_redis_the_next_heartbeat_restores_the_secret(store: Store) -> None:
+    first = agree_on_cookie_secret(store, b"1" * 32)
+    store.run(("FLUSHALL",))
+    assert agree_on_cookie_secret(store, first) == first
+
+
+def test_the_secret_of_a_fleet_that_is_gone_expires(store: Store) -> None:
+    agree_on_cookie_secret(store, b"1" * 32)
+    assert 0 < store.run(("TTL", keys.FLEET_COOKIE)) <= 3600
