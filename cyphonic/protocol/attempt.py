@@ -8,6 +8,7 @@ from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.grant import PathGrant
 from cyphonic.protocol.handshake import TunnelInitiator
 from cyphonic.protocol.keys import KeyPair
+from cyphonic.protocol.paths import Destination
 from cyphonic.protocol.session import Session
 from cyphonic.wire.tunnel import Suite
 
@@ -37,6 +38,8 @@ class Attempt:
         self._initiator = TunnelInitiator(static, peer_static, grant.path_id, grant.path_key, index, chance)
         self.request = self._initiator.request(stamp, suites)
         self.started = now
+        self.asked: set[Destination] = set()
+        """Where the request has gone: a response from elsewhere is a copy of one (RFC 8445, section 7.2.5.2.1)."""
         self._sent = 0
         self._punches_answered = 0
 

@@ -101,6 +101,11 @@ class PathGrant:
             if binding.bound:
                 yield relayed_by(binding)
 
+    def ways(self) -> list[Destination]:
+        """Where a first handshake goes: to all that the first path allows."""
+        direct = [Destination(endpoint) for endpoint in self.reachable()] if self.direct_at_once else []
+        return [*direct, *self.relayed()]
+
     def start(self, now: float, *, relay: bool) -> None:
         """Begin what the first path asks for at once; ``relay``: bind in any case."""
         if relay or self.first_path in _RELAY_AT_ONCE:

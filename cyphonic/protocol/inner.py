@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 _MIN_IPV4, _MIN_IPV6 = 20, 40
 """Bytes of a header without options (RFC 791 §3.1, RFC 8200 §3)."""
 
@@ -20,3 +22,13 @@ def destination(packet: bytes) -> bytes:
     if version == 6 and len(packet) >= _MIN_IPV6:
         return packet[24:40]
     return packet[16:20] if version == 4 and len(packet) >= _MIN_IPV4 else b""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Inner packets and bytes of one peer."""
+
+    sent_packets: int = 0
+    sent_bytes: int = 0
+    received_packets: int = 0
+    received_bytes: int = 0

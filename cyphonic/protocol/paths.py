@@ -81,6 +81,7 @@ class Paths:
     _checks: dict[int, _Check] = field(default_factory=dict)
     _next_number: int = 1
     _peer_sends_from: Destination | None = None
+    _asked_from: list[Destination] = field(default_factory=list)
     _heard_current: float = -math.inf
     _probing_since: float = math.inf
 
@@ -99,6 +100,28 @@ class Paths:
         self._candidates.pop(destination, None)
         if self.current == destination:
             self.silent = True
+
+    def named(self, destination: Destination | None) -> bool:
+        """Whether the cloud has named this destination, or a relay has bound it: no copier can choose it."""
+        candidate = self._candidates.get(destination) if destination is not None else None
+        return candidate is not None and not candidate.learned
+
+    def asked(self, source: Destination, *, again: bool) -> None:
+        """A handshake's request came from ``source``; ``again``: the same bytes as before, so one is a copy."""
+        if not again:
+            self._asked_from.clear()
+        if len(self._asked_from) < MAX_LEARNED and source not in self._asked_from:
+            self._asked_from.append(source)
+
+    def likely(self, source: Destination) -> Destination:
+        """Where to send to a peer that has just confirmed a session from ``source``.
+
+        There, unless nobody has named it and the request came from a named place as well: whoever copies
+        datagrams can be the first to deliver them, but not from an address of the peer's.
+        """
+        if self.named(source):
+            return source
+        return next((place for place in self._asked_from if self.named(place)), source)
 
     def retire(self, destination: Destination) -> None:
         """Forget what the cloud named once and names no longer, unless it has proved itself."""

@@ -31,7 +31,7 @@ from cyphonic.protocol.handshake import (
     write_tunnel_response,
 )
 from cyphonic.protocol.index import IndexTable
-from cyphonic.protocol.inner import source
+from cyphonic.protocol.inner import Traffic, source
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.limits import (
     KEEPALIVE_TIMEOUT,
@@ -77,16 +77,6 @@ class Self:
     indices: IndexTable[Peer]
 
 
-@dataclass(slots=True)
-class Traffic:
-    """Inner packets and bytes of one peer."""
-
-    sent_packets: int = 0
-    sent_bytes: int = 0
-    received_packets: int = 0
-    received_bytes: int = 0
-
-
 class Peer:
     """The machine of one peer.
 
@@ -112,6 +102,7 @@ class Peer:
         self._outbox = outbox
         self._grants: dict[bytes, PathGrant] = {}
         self._attempt: Attempt | None = None
+        self._response = b""  # that opened the session in use, when this end had asked
         self._sessions = Sessions(own.indices.release)
         self._staged = Staging(outbox.drops)
         self._liveness = Liveness()
@@ -313,6 +304,7 @@ class Peer:
         if grant is None:
             raise NotAllowedError("unknown_path")
         if grant.answered is not None and grant.answered[0] == datagram:
+            self.paths.asked(via, again=True)
             self._send(grant.answered[1], via)
             return
         tunnel = read_tunnel_request(datagram, self._own.static, grant.path_key)
@@ -329,6 +321,7 @@ class Peer:
         grant.newest_stamp = tunnel.payload.stamp
         grant.spoken = True
         grant.answered = datagram, response
+        self.paths.asked(via, again=False)
         self._tick_soon(now)
         self._send(response, via)
 
@@ -336,15 +329,27 @@ class Peer:
         """A TunnelResponse for this end's handshake.  Raise DropError."""
         attempt = self._attempt
         if attempt is None or TunnelResponse.decode(datagram).receiver_index != attempt.index:
-            raise NotAllowedError("no_handshake")
+            self._receive_response_again(datagram, via, now)
+            return
         session = attempt.read_response(datagram)
+        if via not in attempt.asked:
+            raise NotAllowedError("unlisted_source")
         attempt.grant.spoken = True
-        self._attempt = None
+        self._attempt, self._response = None, datagram
         self._establish(session, via, now)
         if not self._staged:
             self._send_capsule(b"", now)
         self._send_staged(now)
         self._confirm_at = now + CONFIRM_INTERVAL
+
+    def _receive_response_again(self, datagram: bytes, via: Destination, now: float) -> None:
+        """The response that opened the session in use: when a copy came first, this end sends to the copier."""
+        unheard = self.session is not None and not self.session.received
+        if datagram != self._response or not unheard or self.paths.named(self.paths.current):
+            raise NotAllowedError("no_handshake")
+        if not self.paths.named(via):
+            raise NotAllowedError("unlisted_source")
+        self.paths.use(via, self.paths.why, now)
 
     def _start_handshake(self, now: float) -> None:
         grant = self._newest_grant()
@@ -364,7 +369,11 @@ class Peer:
             self._give_up(attempt, now)
             return
         for destination in self._handshake_destinations(attempt.grant, fallback=attempt.repeated):
-            self._send(attempt.request, destination)
+            self._ask(attempt, destination)
+
+    def _ask(self, attempt: Attempt, destination: Destination) -> None:
+        attempt.asked.add(destination)
+        self._send(attempt.request, destination)
 
     def _give_up(self, attempt: Attempt, now: float) -> None:
         """The peer did not answer: start over only for a packet or a look-up that came meanwhile."""
@@ -378,16 +387,13 @@ class Peer:
             self._want_direction(now)
 
     def _handshake_destinations(self, grant: PathGrant, *, fallback: bool) -> list[Destination]:
-        """A rekey goes where the traffic goes; a first handshake to all that the first path allows."""
+        """A rekey goes where the traffic goes, and when that does not answer where a first handshake goes."""
         destinations = []
         if self.paths.current is not None and not self.paths.silent:
             destinations.append(self.paths.current)
             if self.session is not None and not fallback:
                 return destinations
-        if grant.direct_at_once:
-            destinations += [Destination(endpoint) for endpoint in grant.reachable()]
-        destinations += grant.relayed()
-        return list(dict.fromkeys(destinations))
+        return list(dict.fromkeys([*destinations, *grant.ways()]))
 
     def _establish(self, session: Session, via: Destination, now: float) -> None:
         """A session takes over: an initiator's on the response, a responder's on its first opened capsule."""
@@ -408,7 +414,7 @@ class Peer:
     def _confirm(self, session: Session, via: Destination, now: float) -> None:
         """The first opened datagram of a session that this end answered for makes it the one in use."""
         if session is self._sessions.unconfirmed:
-            self._establish(session, via, now)
+            self._establish(session, self.paths.likely(via), now)
             self._send_staged(now)
 
     # Hole punching and relays.
@@ -426,7 +432,7 @@ class Peer:
         grant.spoken = True
         candidate = self.paths.offer(via, self.paths.kind(via), learned=True)
         if self._attempt is not None and self._attempt.punched(grant):
-            self._send(self._attempt.request, via)
+            self._ask(self._attempt, via)
         if self.session is not None and candidate.verified is None and candidate.next_check == math.inf:
             self.paths.check(candidate, now, LEARNED_COUNT)
 
@@ -446,7 +452,7 @@ class Peer:
         candidate = self.paths.offer(relayed, PathKind.RELAYED)
         attempt = self._attempt
         if attempt is not None and attempt.grant is grant and grant.relay_wanted(now):
-            self._send(attempt.request, relayed)
+            self._ask(attempt, relayed)
         if self.session is not None and (self.paths.silent or self.paths.current_kind is PathKind.RELAYED):
             self.paths.check(candidate, now)
 

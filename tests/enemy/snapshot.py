@@ -47,6 +47,12 @@ def dump(store: Store) -> dict[str, Any]:
     }
 
 
+def without_expired(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """``before`` without the transactions that have come to their end since: time in Redis is real."""
+    return {key: value for key, value in before.items() if key in after or not key.startswith(_TRANSACTIONS)}
+
+
+_TRANSACTIONS = ("as:login:", "nms:transaction:", "nms:direction:")
 _READERS: dict[str, Callable[[bytes], tuple[str | bytes | int, ...]]] = {
     "string": lambda key: ("GET", key),
     "hash": lambda key: ("HGETALL", key),

@@ -18,7 +18,7 @@ from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import RELAYED_HEADER_LENGTH, MessageType
 from cyphonic.wire.job import JOB_SERVICE, Job, Origin, Service
 from tests.enemy.conversation import SPOKEN, UNAUTHENTICATED, converse, make_world
-from tests.enemy.snapshot import difference, dump, freeze
+from tests.enemy.snapshot import difference, dump, freeze, without_expired
 from tests.redis_server import RedisServer
 from tests.simulation.cloud import AS_PORT, NMS_PORT
 from tests.simulation.test_conversations import World
@@ -131,7 +131,8 @@ class Vandal:
                 # A node ID or key number that nobody knows may be told so, by a hint that nobody has to believe.
                 assert all(send.datagram[0] == MessageType.KEY_UNKNOWN for send in outcome.sends), kind.name
                 assert all(len(send.datagram) <= len(job.datagram) for send in outcome.sends)
-        self._unchanged(kind, before, dump(self.world.store))
+        after = dump(self.world.store)
+        self._unchanged(kind, without_expired(before, after), after)
         self.damaged[kind] += len(jobs)
 
     def _passes_the_frontend(self, job: Job) -> bool:

@@ -514,3 +514,57 @@ def test_candidates_do_not_pile_up_over_many_directions() -> None:
         pair.direct_pair(FirstPath.DIRECT)
         pair.run(0.3)
     assert len(pair.ends[0].peer.paths.candidates()) < 20
+
+
+THIEF = Endpoint("203.0.113.66", 6)
+
+
+def _race(pair: Pair, kind: MessageType) -> None:
+    """From now on a copy of every datagram of this kind arrives from elsewhere, before the original."""
+    for end in pair.ends:
+        receive = end.receive
+
+        def first_the_copy(
+            datagram: bytes, source: Endpoint, now: float, receive: Callable[..., None] = receive
+        ) -> None:
+            if datagram[0] == kind:
+                receive(datagram, THIEF, now)
+            receive(datagram, source, now)
+
+        end.receive = first_the_copy  # type: ignore[method-assign]
+
+
+def test_a_response_from_where_no_request_went_is_refused_and_the_true_one_taken() -> None:
+    pair = Pair()
+    _race(pair, MessageType.TUNNEL_RESPONSE)
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(0.2)
+    alice, bob = pair.ends
+    assert alice.peer.paths.current == Destination(bob.endpoint)
+    assert "unlisted_source" in alice.drops
+    assert pair.talk(0)
+
+
+def test_the_first_capsule_from_a_copier_does_not_say_where_the_peer_is() -> None:
+    pair = Pair()
+    _race(pair, MessageType.CAPSULE)
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(0.2)
+    alice, bob = pair.ends
+    assert bob.peer.paths.current == Destination(alice.endpoint)
+    assert pair.talk(1)
+
+
+def test_a_response_that_comes_again_from_a_named_place_corrects_where_its_copy_led() -> None:
+    """A copied HolePunch draws the request, so the copied response is not refused; the true one follows it."""
+    pair = Pair()
+    alice, bob = pair.ends
+    _race(pair, MessageType.TUNNEL_RESPONSE)
+    pair.direct_pair(FirstPath.DIRECT)
+    assert alice.peer._attempt is not None
+    alice.peer._ask(alice.peer._attempt, Destination(THIEF))
+    pair.run(0.2)
+    assert alice.peer.paths.current == Destination(bob.endpoint)
+    pair.sent.clear()
+    assert pair.talk(0)
+    assert not [1 for _, datagram, to in pair.sent if to == THIEF and datagram[0] == MessageType.CAPSULE]
