@@ -253,6 +253,8 @@ def _run_foreground(node: NodeConfig, enrol: str | None, name: str) -> None:
     try:
         leave_terminal(os.environ)
         _require_privilege()
+        if ControlClient(node.run_dir).running():  # before anything is written that is the other daemon's
+            raise OperationalError("cyphonic is already up on this machine", "see: cyphonic status")
         bundle = Bundle.load(enrol) if enrol is not None else None
         state_file = StateFile(node.state_dir)
         state, enrolment_key = enrol_here(state_file, bundle, name, socket.gethostname(), os.urandom)

@@ -7,11 +7,12 @@ A unix stream socket that only root, or a configured group, can open.  Each side
     {"final": true, "result": {...}}               or {"final": true, "error": {"message", "hint", "exit_code"}}
 
 A connection carries one request at a time; the client closes it to lose interest.  Whatever a client sends, or
-fails to read, costs it its own connection and nothing else.
+fails to send or read, costs it its own connection and nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import grp
 import logging
@@ -32,7 +33,8 @@ from cyphonic.errors import (
     PolicyDeniedError,
 )
 from cyphonic.logs import pairs
-from cyphonic.node.loop import Callback, Loop
+from cyphonic.node.listener import Listener
+from cyphonic.node.loop import Callback, Loop, Timer
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,10 @@ MAX_UNREAD = 4 * 1024 * 1024
 """Bytes that a client may leave unread; more, and it is cut off."""
 MAX_CONNECTIONS = 32
 BACKLOG = 128
+IDLE = 10.0
+"""Seconds for which a connection may ask nothing: those who ask must get a place."""
+CHECK_INTERVAL = 5.0
+"""Seconds between two looks at whether the socket file is still there."""
 
 _ERRORS: tuple[type[OperationalError], ...] = (
     ConfigurationError,
@@ -81,6 +87,11 @@ class Failure(msgspec.Struct, frozen=True):
             if kind.exit_code == self.exit_code:
                 return kind(self.message, self.hint)
         return OperationalError(self.message, self.hint)
+
+
+_TOO_MANY = Failure(
+    "too many commands ask the daemon at once", f"it serves {MAX_CONNECTIONS}: try again in some seconds"
+)
 
 
 class Response(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -147,7 +158,9 @@ class ControlServer:
         self._loop = loop
         self._group = group
         self._lock = -1
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
+        self._identity = (0, 0)
+        self._check_timer: Timer | None = None
         self._connections: set[_Connection] = set()
 
     def start(self) -> None:
@@ -155,30 +168,16 @@ class ControlServer:
 
         The lock, not the socket file, says that a daemon lives: the kernel drops it with the process.
         """
-        try:
-            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._lock = _take_lock(self.path.with_name(LOCK_NAME))
-            self.path.unlink(missing_ok=True)
-            self._listener = self._listen()
-        except OSError as error:
-            raise OperationalError(
-                f"{self.path}: the control socket cannot be made: {error.strerror}",
-                "run as root (sudo), or set [node] run_dir to a directory that can be written",
-            ) from None
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._open()
+        self._check_timer = self._loop.call_later(CHECK_INTERVAL, self._check)
 
     def close(self) -> None:
         """Cut everyone off, remove the socket, free the lock.  May be called twice, or before ``start``."""
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         for connection in tuple(self._connections):
             connection.close()
-        if self._listener is not None:
-            self._loop.remove(self._listener.fileno())
-            self._listener.close()
-            self._listener = None
-            self.path.unlink(missing_ok=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._close()
 
     def handle(self, request: Request, reply: Reply) -> None:
         """Let the handler answer; whatever it raises becomes an answer too."""
@@ -200,6 +199,41 @@ class ControlServer:
         """A connection has closed."""
         self._connections.discard(connection)
 
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._lock = _take_lock(self.path.with_name(LOCK_NAME))
+            self.path.unlink(missing_ok=True)
+            self._listener = Listener(self._loop, self._listen(), self._take, "control socket")
+            self._identity = _identity(self.path)
+        except OSError as error:
+            raise OperationalError(
+                f"{self.path}: the control socket cannot be made: {error.strerror}",
+                "run as root (sudo), or set [node] run_dir to a directory that can be written",
+            ) from None
+
+    def _close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            if _identity(self.path) == self._identity:  # else it is another daemon's
+                self.path.unlink(missing_ok=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _check(self) -> None:
+        """Somebody has tidied up in the run directory: without the file nobody could ask us, or stop us."""
+        if _identity(self.path) != self._identity:
+            self._close()
+            try:
+                self._open()
+            except OperationalError as error:
+                _log.warning(error.message, extra=pairs(hint=error.hint))
+            else:
+                _log.info("the control socket was gone, made again", extra=pairs(path=self.path))
+        self._check_timer = self._loop.call_later(CHECK_INTERVAL, self._check)
+
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         before = os.umask(0o177)
@@ -213,16 +247,12 @@ class ControlServer:
         listener.listen(BACKLOG)
         return listener
 
-    def _accept(self) -> None:
-        assert self._listener is not None
-        try:
-            accepted, _ = self._listener.accept()
-        except OSError:  # gone again, or out of descriptors
-            return
+    def _take(self, accepted: socket.socket) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:
+            with contextlib.suppress(OSError):
+                accepted.send(msgspec.json.encode(Response(final=True, error=_TOO_MANY)) + b"\n")
             accepted.close()
             return
-        accepted.setblocking(False)
         self._connections.add(_Connection(self._loop, accepted, self))
 
 
@@ -237,6 +267,7 @@ class _Connection:
         self._unsent = bytearray()
         self._reply: Reply | None = None
         self._closing = False
+        self._idle = loop.call_later(IDLE, self.close)
         loop.add_reader(client.fileno(), self._readable)
 
     def send(self, response: Response) -> None:
@@ -251,6 +282,8 @@ class _Connection:
     def answered(self, response: Response) -> None:
         """The last line of an answer; then the next request, if one waits."""
         self._reply = None
+        self._idle.cancel()
+        self._idle = self._loop.call_later(IDLE, self.close)
         self.send(response)
         self._loop.call_soon(self._next_request)
 
@@ -258,6 +291,7 @@ class _Connection:
         """Cut off.  May be called twice."""
         if self._client.fileno() < 0:
             return
+        self._idle.cancel()
         self._loop.remove(self._client.fileno())
         self._client.close()
         self._server.forget(self)
@@ -293,6 +327,7 @@ class _Connection:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self._refuse("this is no request")
             return
+        self._idle.cancel()
         self._reply = reply = Reply(self)
         self._server.handle(request, reply)
 
@@ -348,12 +383,8 @@ class ControlClient:
         Raise OperationalError: no daemon, no permission, no answer in time, or what the daemon answered with.
         """
         with self._connect(timeout) as connection:
-            try:
-                connection.sendall(msgspec.json.encode(Request(request, arguments)) + b"\n")
-            except OSError as error:
-                raise OperationalError(
-                    f"the daemon hung up: {error.strerror or 'no time'}", "it may be busy: try again"
-                ) from None
+            with contextlib.suppress(BrokenPipeError):  # it has hung up, and perhaps said why
+                self._send(connection, msgspec.json.encode(Request(request, arguments)) + b"\n")
             with connection.makefile("rb") as lines:
                 while True:
                     response = self._read(lines.readline)
@@ -369,6 +400,16 @@ class ControlClient:
         for result in self.stream(request, timeout, **arguments):  # noqa: B007 - the last one is wanted
             pass
         return result
+
+    def _send(self, connection: socket.socket, line: bytes) -> None:
+        try:
+            connection.sendall(line)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OperationalError(
+                f"the daemon hung up: {error.strerror or 'no time'}", "it may be busy: try again"
+            ) from None
 
     def _read(self, readline: Callable[[], bytes]) -> Response:
         try:
@@ -403,6 +444,15 @@ class ControlClient:
 
 class NotUpError(OperationalError):
     """No daemon runs here."""
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Of a file, as long as it exists; (0, 0): there is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return (0, 0)
+    return status.st_dev, status.st_ino
 
 
 class WentAwayError(OperationalError):

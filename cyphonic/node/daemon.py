@@ -29,13 +29,14 @@ from cyphonic.node.control import ControlServer, Reply
 from cyphonic.node.datapath import Datapath, open_underlay
 from cyphonic.node.dns import Dns
 from cyphonic.node.interface import Interface
-from cyphonic.node.loop import Loop
+from cyphonic.node.loop import Loop, Timer
 from cyphonic.node.pinging import Pinging
 from cyphonic.node.portmap.client import PortMapping
 from cyphonic.node.processor import has_aes
 from cyphonic.node.report import address_text, report_cloud, report_drops, report_peer, unreachable_text
 from cyphonic.node.statefile import KnownRelay, NodeState, StateFile
 from cyphonic.node.status import Addresses, DatapathStatus, Progress, State, Status
+from cyphonic.node.troubles import Troubles
 from cyphonic.node.tun import Tun
 from cyphonic.node.underlay import Underlay, UnderlayMonitor
 from cyphonic.protocol.client import (
@@ -57,6 +58,9 @@ from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.login import LoginOutcome
 
 _log = logging.getLogger(__name__)
+
+MEND_INTERVAL = 30.0
+"""Seconds until what this machine did not let us do is tried again."""
 
 REFUSALS = {
     LoginOutcome.ENROLMENT_KEY_UNKNOWN: "the cloud does not know this enrolment key",
@@ -104,9 +108,13 @@ class Daemon:
         self._lifeline = Lifeline(environ)
         self._loop = Loop()
         self._clock = self._loop.clock
-        self._started = time.time()
+        self._started = self._clock()
         self._registered_since: float | None = None
         self._error = ""
+        self._troubles = Troubles()
+        self._configured = False
+        self._device_timer: Timer | None = None
+        self._state_timer: Timer | None = None
         self._refusal: OperationalError | None = None
         self._lookups: dict[str, list[Callable[[LookedUp], None]]] = {}
         self._joining: list[Reply] = []
@@ -225,19 +233,34 @@ class Daemon:
         name = certificate.fqdn.partition(".")[0]
         if certificate.fqdn != self._state.fqdn:
             self._save(msgspec.structs.replace(self._state, name=name, fqdn=certificate.fqdn))
-        Interface(self._tun.name).configure(
-            ipv6=certificate.virtual_ipv6,
-            ipv4=certificate.virtual_ipv4,
-            prefix=event.prefix,
-            pool=event.pool,
-            mtu=self._config.mtu,
-        )
+        self._configure(event)
         self._dns.serve(self._state.cloud.zone, event.prefix, event.pool, self._look_up_name, self._look_up_address)
         _log.info("logged in", extra=pairs(name=certificate.fqdn, ipv6=address_text(certificate.virtual_ipv6)))
 
+    def _configure(self, event: LoggedIn) -> None:
+        """Set the device up.  The first time a failure ends the daemon; later what was set before still holds."""
+        if self._device_timer is not None:
+            self._device_timer.cancel()
+        try:
+            Interface(self._tun.name).configure(
+                ipv6=event.certificate.virtual_ipv6,
+                ipv4=event.certificate.virtual_ipv4,
+                prefix=event.prefix,
+                pool=event.pool,
+                mtu=self._config.mtu,
+            )
+        except OperationalError as error:
+            if not self._configured:
+                raise
+            self._troubles.note("device", error)
+            self._device_timer = self._loop.call_later(MEND_INTERVAL, lambda: self._configure(event))
+        else:
+            self._configured = True
+            self._troubles.clear("device")
+
     def _registered(self, event: Registered) -> None:
         if self._registered_since is None:
-            self._registered_since = time.time()
+            self._registered_since = self._clock()
         self._error = ""
         _log.info("registered", extra=pairs(family=event.family.name, observed=event.observed))
         relays = tuple(
@@ -251,9 +274,13 @@ class Daemon:
 
     def _cloud_unreachable(self, event: CloudUnreachable) -> None:
         drops = self._datapath.drops
-        self._error = unreachable_text(event, self._client, drops - self._drops_before)
+        text = unreachable_text(event, self._client, drops - self._drops_before)
         self._drops_before = Counter(drops)
-        _log.warning(self._error)
+        if text != self._error:
+            _log.warning(text)
+        self._error = text
+        if not self._client.leases:
+            self._registered_since = None
 
     def _revoked(self) -> None:
         self._error = REFUSALS[LoginOutcome.NODE_REVOKED]
@@ -285,13 +312,17 @@ class Daemon:
     def _save(self, state: NodeState) -> None:
         """Keep it.  Before the first login a failure ends the daemon; later, tunnels matter more than the file."""
         self._state = state
+        if self._state_timer is not None:
+            self._state_timer.cancel()
         try:
             self._state_file.save(state)
         except OperationalError as error:
             if not self._state.fqdn:
                 raise
-            self._error = error.message
-            _log.error(error.message, extra=pairs(hint=error.hint))
+            self._troubles.note("state", error)
+            self._state_timer = self._loop.call_later(MEND_INTERVAL, lambda: self._save(self._state))
+        else:
+            self._troubles.clear("state")
 
     def _leave(self) -> None:
         self._overlay.close(self._clock())
@@ -353,7 +384,7 @@ class Daemon:
                     self._client,
                     self._state.cloud.region,
                     self._state.cloud.domain,
-                    self._registered_since,
+                    None if self._registered_since is None else self._registered_since + offset,
                     self._error,
                     offset,
                     self._mapping.text,
@@ -363,7 +394,8 @@ class Daemon:
                 drops=report_drops(self._overlay.drops, self._client.drops, self._datapath.drops),
                 software=f"cyphonic {__version__}",
                 pid=os.getpid(),
-                since=self._started,
+                since=self._started + offset,
+                troubles=self._troubles.texts,
             )
         )
 

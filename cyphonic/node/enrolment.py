@@ -48,10 +48,10 @@ def enrol(state_file: StateFile, bundle: Bundle | None, name: str, hostname: str
         state = msgspec.structs.replace(known, cloud=cloud)
         if wanted and not known.fqdn:
             state = msgspec.structs.replace(state, name=wanted)
+        state_file.save(state)
     else:
-        state_file.keep_aside()
         state = NodeState(chance(KEY_LENGTH), cloud, name=wanted or name_of_host(hostname))
-    state_file.save(state)
+        state_file.save(state, keep_old=True)
     return Enrolment(state, bundle.enrolment_key)
 
 

@@ -78,7 +78,7 @@ class Launched:
 
 def launch(arguments: Sequence[str], bundle: str, log_file: Path, environ: Mapping[str, str]) -> Launched:
     """Start ``python -m cyphonic`` with ``arguments`` in a session of its own; ``bundle`` goes to its input."""
-    log = _open_log(log_file)
+    log = _open_log_or_none(log_file)
     read, write = os.pipe()
     try:
         process = subprocess.Popen(
@@ -99,11 +99,17 @@ def launch(arguments: Sequence[str], bundle: str, log_file: Path, environ: Mappi
     return Launched(process, read, log_file)
 
 
-def _open_log(file: Path) -> int:
+def _open_log_or_none(file: Path) -> int:
+    """A node without a log is better than none: a disk that has become read-only must not lock its owner out."""
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if file.exists() and file.stat().st_size > MAX_LOG:
-            file.replace(file.with_name(f"{file.name}.1"))
-        return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return _open_log(file)
     except OSError as error:
-        raise OperationalError(f"{file} cannot be written: {error.strerror}", "run as root (sudo)") from None
+        print(f"cyphonic: {file} cannot be written ({error.strerror}): there will be no log", file=sys.stderr)  # noqa: T201
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _open_log(file: Path) -> int:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if file.exists() and file.stat().st_size > MAX_LOG:
+        file.replace(file.with_name(f"{file.name}.1"))
+    return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

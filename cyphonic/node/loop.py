@@ -20,8 +20,13 @@ from dataclasses import dataclass, field
 
 Callback = Callable[[], None]
 
-LONGEST_SLEEP = 3600.0
-"""Seconds; epoll takes an int of milliseconds, and infinity does not fit."""
+LONGEST_SLEEP = 5.0
+"""Seconds: epoll does not count the time for which the machine is suspended, deadlines do."""
+
+
+def uptime() -> float:
+    """Monotonic seconds that go on while the machine is suspended: leases, keys and sessions age meanwhile, too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(slots=True, order=True)
@@ -54,7 +59,7 @@ class Loop:
     ``clock`` is monotonic seconds; deadlines are of this clock.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = uptime) -> None:
         self.clock = clock
         self._epoll = select.epoll()
         self._readers: dict[int, Callback] = {}

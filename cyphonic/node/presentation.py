@@ -30,7 +30,9 @@ _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def render_status(status: Status, wall: float) -> RenderableType:
     """The whole status.  ``wall``: now, in unix seconds."""
-    parts: list[RenderableType] = [_headline(status), _facts(status, wall), Text()]
+    parts: list[RenderableType] = [_headline(status)]
+    parts += [Text(f"! {trouble}", "yellow") for trouble in status.troubles]
+    parts += [_facts(status, wall), Text()]
     if status.peers:
         parts.append(_Peers(status.peers, wall))
     else:
@@ -145,6 +147,8 @@ def _cloud(cloud: CloudStatus, wall: float) -> str:
     parts = [f"{cloud.region}.{cloud.domain}"] if cloud.region else []
     if cloud.registered_since is not None:
         parts.append(f"registered for {duration(wall - cloud.registered_since)}")
+    elif cloud.key_number:
+        parts.append("not registered")
     if cloud.key_number:
         renewal = f", renewed in {duration(cloud.renewal - wall)}" if cloud.renewal is not None else ""
         parts.append(f"key {cloud.key_number}{renewal}")

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from cyphonic.errors import OperationalError
 from cyphonic.logs import pairs
+from cyphonic.node.listener import Listener
 from cyphonic.node.loop import Loop, Timer
 from cyphonic.node.upstream import TcpExchange, UdpExchange, take_frame
 from cyphonic.node.zone import DROP, Action, Zone, server_failure
@@ -57,7 +58,7 @@ class Resolver:
         self._loop = loop
         self._lookup = lookup
         self._udp: socket.socket | None = None
-        self._tcp: socket.socket | None = None
+        self._tcp: Listener | None = None
         self._clients: set[_TcpClient] = set()
         self._in_flight: dict[Hashable, _Cancellable] = {}
 
@@ -66,13 +67,13 @@ class Resolver:
         try:
             self._udp = _bind(address, socket.SOCK_DGRAM)
             self.address = Endpoint(address.host, self._udp.getsockname()[1])
-            self._tcp = _bind(self.address, socket.SOCK_STREAM)
-            self._tcp.listen(16)
+            listener = _bind(self.address, socket.SOCK_STREAM)
+            self._tcp = Listener(self._loop, listener, self._take, "DNS over TCP")
+            listener.listen(16)
         except OSError as error:
             self.close()
             raise _cannot_listen(address, error) from None
         self._loop.add_reader(self._udp.fileno(), self._udp_readable)
-        self._loop.add_reader(self._tcp.fileno(), self._accept)
 
     def close(self) -> None:
         """Drop what is in flight and give the port back.  May be called twice, or before ``start``."""
@@ -81,10 +82,11 @@ class Resolver:
         self._in_flight.clear()
         for client in list(self._clients):
             client.close()
-        for listener in (self._udp, self._tcp):
-            if listener is not None:
-                self._loop.remove(listener.fileno())
-                listener.close()
+        if self._tcp is not None:
+            self._tcp.close()
+        if self._udp is not None:
+            self._loop.remove(self._udp.fileno())
+            self._udp.close()
         self._udp = self._tcp = self.address = None
 
     def handle(self, wire: bytes, client: Hashable, respond: Respond, *, tcp: bool = False) -> None:
@@ -158,17 +160,11 @@ class Resolver:
             self.counts["unsendable"] += 1
             _log.debug("a DNS answer was not sent", extra=pairs(error=error.strerror))
 
-    def _accept(self) -> None:
-        assert self._tcp is not None
-        try:
-            connection, _ = self._tcp.accept()
-        except OSError:
-            return
+    def _take(self, connection: socket.socket) -> None:
         if len(self._clients) >= MAX_TCP_CLIENTS:
             self.counts["tcp_refused"] += 1
             connection.close()
             return
-        connection.setblocking(False)
         self._clients.add(_TcpClient(self._loop, connection, self))
 
 

@@ -100,12 +100,17 @@ class StateFile:
             raise self._broken(f"version {state.schema_version} was written by another release of cyphonic")
         return state
 
-    def save(self, state: NodeState) -> None:
-        """Replace the file, durably.  Raise OperationalError and leave the old one as it was."""
+    def save(self, state: NodeState, *, keep_old: bool = False) -> None:
+        """Replace the file, durably.  Raise OperationalError and leave the old one as it was.
+
+        ``keep_old``: for another identity; the old one is still there afterwards, as ``node.json.old``.
+        """
         temporary = self.path.with_name(f".{FILE_NAME}.new")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write(temporary, msgspec.json.format(msgspec.json.encode(state)) + b"\n")
+            if keep_old and self.path.exists():
+                self._link_old()
             temporary.replace(self.path)
             _sync_directory(self.path.parent)
         except OSError as error:
@@ -116,14 +121,13 @@ class StateFile:
                 "make room or permission there; what was saved before is unchanged",
             ) from None
 
-    def keep_aside(self) -> None:
-        """Move an identity that is about to be replaced to ``node.json.old``.  Raise OperationalError."""
+    def _link_old(self) -> None:
+        old = self.path.with_name(f"{FILE_NAME}.old")
+        old.unlink(missing_ok=True)
         try:
-            self.path.replace(self.path.with_name(f"{FILE_NAME}.old"))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise OperationalError(f"{self.path} cannot be kept aside: {error.strerror}") from None
+            old.hardlink_to(self.path)
+        except OSError:  # a file system without links
+            _write(old, self.path.read_bytes())
 
     def _broken(self, why: str) -> OperationalError:
         return OperationalError(

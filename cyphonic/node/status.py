@@ -143,6 +143,8 @@ class Status(Document, frozen=True):
     pid: int = 0
     since: float | None = None
     """When the daemon started."""
+    troubles: list[str] = []
+    """What is wrong on this machine though the node goes on, and what to do."""
     schema_version: int = SCHEMA_VERSION
 
 

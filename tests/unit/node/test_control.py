@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -236,3 +238,53 @@ def test_an_unknown_group_is_a_configuration_error(run_dir: Path) -> None:
         with pytest.raises(ConfigurationError, match="no-such-group-here"):
             server.start()
         server.close()
+
+
+def test_one_client_too_many_is_told_so(daemon: Daemon, client: ControlClient) -> None:
+    held = [raw(daemon) for _ in range(MAX_CONNECTIONS)]
+    assert client.running()
+    with pytest.raises(OperationalError, match="too many commands"):
+        client.call("echo")
+    for connection in held:
+        connection.close()
+
+
+def test_a_client_that_asks_nothing_does_not_keep_its_place(
+    run_dir: Path, client: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyphonic.node.control.IDLE", 0.05)
+    daemon = Daemon(run_dir)
+    try:
+        with raw(daemon) as idle, raw(daemon) as asking:
+            asking.sendall(b'{"request": "hold"}\n')
+            assert until_closed(idle) == b""
+            assert client.running()
+            assert len(daemon.server._connections) >= 1  # who waits for an answer stays
+    finally:
+        daemon.stop()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_socket_that_somebody_has_removed_comes_back(
+    run_dir: Path, client: ControlClient, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    monkeypatch.setattr("cyphonic.node.control.CHECK_INTERVAL", 0.05)
+    daemon = Daemon(run_dir)
+    try:
+        shutil.rmtree(run_dir) if whole else daemon.server.path.unlink()
+        deadline = time.monotonic() + 10
+        while not client.running():
+            assert time.monotonic() < deadline
+        assert client.call("echo", n=1) == {"n": 1}
+    finally:
+        daemon.stop()
+
+
+def test_a_daemon_that_ends_leaves_the_socket_of_another_one(run_dir: Path) -> None:
+    with Loop() as loop:
+        server = ControlServer(loop, run_dir, {})
+        server.start()
+        server.path.unlink()
+        server.path.touch()
+        server.close()
+    assert server.path.exists()

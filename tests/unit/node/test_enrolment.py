@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from cyphonic.bundle import Bundle
-from cyphonic.errors import ConfigurationError, NotEnrolledError
+from cyphonic.errors import ConfigurationError, NotEnrolledError, OperationalError
 from cyphonic.node.enrolment import Enrolment, enrol, name_of_host
 from cyphonic.node.statefile import StateFile
 from cyphonic.wire.endpoint import Endpoint
@@ -125,3 +127,19 @@ def test_a_revoked_identity_is_replaced_by_the_next_bundle(file: StateFile) -> N
     second = enrol(file, BUNDLE, "", "host", chance)
     assert second.state.secret != first.state.secret
     assert not second.state.revoked
+
+
+def test_a_disk_too_full_for_another_identity_leaves_the_one_that_was_there(
+    file: StateFile, chance: Chance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = first(file, chance).state
+    monkeypatch.setattr("cyphonic.node.statefile._write", full)
+    other = msgspec.structs.replace(BUNDLE, as_key=b"o" * 32)
+    with pytest.raises(OperationalError, match="No space left"):
+        enrol(file, other, "", "alice.lan", chance)
+    assert file.load() == state
+    assert [path.name for path in file.path.parent.iterdir()] == ["node.json"]
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -3,11 +3,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from cyphonic.node.loop import Loop
+from cyphonic.node.loop import LONGEST_SLEEP, Loop
 
 
 class Clock:
@@ -146,3 +147,11 @@ def test_run_returns_once_stopped_and_can_run_again(loop: Loop) -> None:
     for _ in range(2):
         loop.call_soon(loop.stop)
         loop.run()
+
+
+def test_deadlines_are_of_a_clock_that_goes_on_while_the_machine_is_suspended() -> None:
+    with Loop() as loop:
+        before = time.clock_gettime(time.CLOCK_BOOTTIME)
+        now = loop.clock()
+        assert before <= now <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert LONGEST_SLEEP <= 5  # epoll's time stands still meanwhile

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
@@ -90,6 +91,19 @@ def test_status_of_a_daemon_that_just_started_is_short() -> None:
     text = shown(render_status(Status(state="starting"), wall=0.0))
     assert "starting" in text
     assert "no peers yet" in text
+
+
+def test_what_is_wrong_on_this_machine_stands_below_the_headline_as_long_as_it_lasts() -> None:
+    trouble = "/var/lib/cyphonic/node.json cannot be written: No space left on device: make room"
+    text = shown(render_status(msgspec.structs.replace(STATUS, troubles=[trouble]), wall=1100.0), width=100)
+    assert text.splitlines()[1].startswith("! /var/lib/cyphonic/node.json cannot be written: No space left")
+
+
+def test_a_node_that_is_not_registered_does_not_say_since_when_it_is() -> None:
+    away = CloudStatus(region="home", domain="cyphonic.internal", key_number=3, error="no answer by UDP")
+    text = shown(render_status(Status(state="cloud-unreachable", cloud=away), wall=1100.0))
+    assert "not registered; key 3" in text
+    assert "registered for" not in text
 
 
 def test_names_with_brackets_are_text_and_not_markup() -> None:
