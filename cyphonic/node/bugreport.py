@@ -75,7 +75,8 @@ def _sections(
 ) -> Iterator[tuple[str, str]]:
     yield "cyphonic bug report", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     yield "versions", "\n".join(_versions())
-    yield "configuration", repr(config)
+    fields = msgspec.structs.asdict(config)
+    yield "configuration", "\n".join(f"{key} = {value}" for key, value in fields.items())
     if config_file is not None:
         yield str(config_file), _file(config_file)
     yield "status", status if isinstance(status, str) else _json(status)
@@ -136,6 +137,6 @@ def _file(file: Path, last: int | None = None) -> str:
 def _names(status: Mapping[str, Any] | str, state: NodeState | None) -> Iterator[str]:
     yield socket.gethostname()
     if state is not None:
-        yield from filter(None, (state.name, state.fqdn))
+        yield from filter(None, (state.name, state.fqdn, state.cloud.region, state.cloud.domain))
     if not isinstance(status, str):
         yield from (peer["name"] for peer in status.get("peers", ()))
