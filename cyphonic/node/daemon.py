@@ -266,7 +266,7 @@ class Daemon:
         relays = tuple(
             KnownRelay(relay.public_key, tuple(map(Endpoint.decode, relay.endpoints))) for relay in event.relays
         )
-        if set(relays) != set(self._state.relays):
+        if relays and set(relays) != set(self._state.relays):  # none: the cloud does not know its own yet
             self._save(msgspec.structs.replace(self._state, relays=relays))
         for reply in self._joining:
             reply.done(self._progress())
