@@ -4,7 +4,8 @@ A child that has ticked once (``cyphonic/lifecycle.py``) and is then silent for 
 kernel hashed to a stopped process's SO_REUSEPORT socket are lost for as long as it lives, however often they are
 sent again.  A child that ends is started again, with a delay that doubles up to 10 s.  Only a child that ends by
 itself before it was ever ready is not: what is wrong with its configuration or its port will not heal, so the
-supervisor stops the others and ends with that child's exit code.
+supervisor stops the others and ends with that child's exit code.  When the machine cannot start one now (no
+descriptor, no memory, too many processes), the others go on and it is tried again in the same way.
 
 Children start in order, a *gate* before the next; they stop in the opposite order, one after the other, because the
 later ones need the earlier (workers need Redis to finish, frontends need workers).  They are in process groups of
@@ -14,6 +15,7 @@ their own, so that Ctrl-C reaches the supervisor alone, and the kernel ends them
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import selectors
 import signal
@@ -33,6 +35,7 @@ BACKOFF_MAX = 10.0
 PULSE = 0.1
 """Seconds: the longest pause between two looks at the children."""
 _PR_SET_PDEATHSIG = 1
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Child:
 
 
 Notify = Callable[[str, Child], None]
-"""Called with what happened: started, ready, not-ready, stalled, exited."""
+"""Called with what happened: started, not-started, ready, not-ready, stalled, exited."""
 
 
 class Supervisor:
@@ -139,9 +142,18 @@ class Supervisor:
     def _start_due(self, now: float) -> None:
         for child in self.children:
             if child.process is None and now >= child.restart_at:
-                self._spawn(child, now)
+                self._try_to_spawn(child, now)
             if child.spec.gate and not child.ready:
                 return
+
+    def _try_to_spawn(self, child: Child, now: float) -> None:
+        try:
+            self._spawn(child, now)
+        except OSError as error:
+            if error.errno not in _SHORTAGES:
+                raise
+            self.notify("not-started", child)
+            self._delay(child, now)
 
     def _spawn(self, child: Child, now: float) -> None:
         environ = {**os.environ, **child.spec.environ}
@@ -159,7 +171,7 @@ class Supervisor:
                 os._exit(1)
 
         try:
-            child.process = subprocess.Popen(
+            process = subprocess.Popen(
                 list(child.spec.argv),
                 env=environ,
                 stdin=subprocess.DEVNULL,
@@ -167,9 +179,12 @@ class Supervisor:
                 process_group=0,
                 preexec_fn=die_with_parent,  # safe: the supervisor has one thread
             )
+        except OSError:
+            os.close(read)
+            raise
         finally:
             os.close(write)
-        child.tick_fd = read
+        child.process, child.tick_fd = process, read
         child.started, child.last_tick, child.ready = now, None, False
         self._selector.register(read, selectors.EVENT_READ, child)
         self.notify("started", child)
@@ -220,6 +235,9 @@ class Supervisor:
             return
         if now - child.started > BACKOFF_MAX:
             child.backoff = BACKOFF_FIRST
+        self._delay(child, now)
+
+    def _delay(self, child: Child, now: float) -> None:
         child.restart_at = now + child.backoff
         child.backoff = min(child.backoff * 2, BACKOFF_MAX)
         child.restarts += 1

@@ -99,6 +99,8 @@ def _line(event: str, child: Child) -> str:
     if event == "exited" and child.process is not None:
         code = child.process.returncode
         detail = f" by signal {-code}" if code < 0 else f" with {code}"
+    if event == "not-started":
+        detail = f": out of descriptors, memory or processes; again in {child.backoff:g} s"
     if event == "stalled":
         detail = ": no sign of life, killed"
     return f"{child.spec.name}: {event}{detail}"

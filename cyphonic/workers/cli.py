@@ -66,5 +66,5 @@ def _run_process(site: Site, section: WorkerSection, environ: Mapping[str, str])
 
 
 def _log_event(event: str, child: Child) -> None:
-    level = logging.WARNING if event in ("stalled", "exited") else logging.INFO
+    level = logging.WARNING if event in ("not-started", "stalled", "exited") else logging.INFO
     _log.log(level, f"{child.spec.name} {event}", extra=pairs(restarts=child.restarts))

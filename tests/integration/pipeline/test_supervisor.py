@@ -1,10 +1,15 @@
 """The supervisor with real child processes.  Its events end each test; nothing waits for a fixed time."""
 
+import errno
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from cyphonic.lifecycle import Lifeline, StopSignal
 from cyphonic.supervisor import Child, ChildSpec, Supervisor
@@ -114,6 +119,26 @@ def test_a_child_that_fails_before_it_was_ready_ends_all_with_its_exit_code() ->
         children = [python("good", WORKS), python("bad", "import sys; sys.exit(4)")]
         assert Supervisor(children, notify=watch).run(stop) == 4
     assert watch.events[-1] == ("good", "exited")
+
+
+def test_a_child_that_the_machine_cannot_start_now_is_started_later_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = Watch()
+    failures = iter([errno.EMFILE, errno.EAGAIN])
+    start = subprocess.Popen
+
+    def scarce(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        number = next(failures, 0)
+        if number:
+            raise OSError(number, os.strerror(number))
+        return start(argv, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", scarce)
+    with StopSignal() as stop:
+        watch.when("b", "ready", stop.request)
+        assert Supervisor([python("b", WORKS)], notify=watch).run(stop) == 0
+    assert [event for _, event in watch.events][:4] == ["not-started", "not-started", "started", "ready"]
 
 
 def test_a_child_that_ignores_sigterm_is_killed_after_its_drain_time() -> None:
