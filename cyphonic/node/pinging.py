@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from cyphonic.errors import PeerUnreachableError
+from cyphonic.errors import CloudUnreachableError, OperationalError, PeerUnreachableError
 from cyphonic.node.control import Reply
 from cyphonic.node.loop import Loop, Timer
 from cyphonic.node.report import address_text, report_peer
 from cyphonic.node.status import PingSummary, Pong
+from cyphonic.protocol.client import ClientState
 from cyphonic.protocol.overlay import Overlay
 from cyphonic.protocol.peer import Peer
 
@@ -103,12 +104,18 @@ class Pinging:
         elif self._received:
             self._reply.done(PingSummary(certificate.fqdn, self._count, self._received))
         else:
-            self._reply.fail(
-                PeerUnreachableError(
-                    f"{certificate.fqdn} does not answer",
-                    "is it up?  'cyphonic status' there shows whether it is registered",
-                )
+            self._reply.fail(self._failure())
+
+    def _failure(self) -> OperationalError:
+        fqdn = self._peer.certificate.fqdn
+        if not self._peer.established and self._overlay.client.state is not ClientState.REGISTERED:
+            return CloudUnreachableError(
+                f"there is no tunnel to {fqdn} now, and the cloud, which would make one, does not answer",
+                "'cyphonic status' says what is wrong",
             )
+        return PeerUnreachableError(
+            f"{fqdn} does not answer", "is it up?  'cyphonic status' there shows whether it is registered"
+        )
 
     def _gone(self) -> None:
         """Revoked, or silent and no longer registered."""
