@@ -235,7 +235,6 @@ class Traffic:
 
     def _receive_cookie_reply(self, datagram: bytes, now: float) -> None:  # noqa: ARG002 - a row of the table
         """Send again at once.  No cookie is kept: the nodes of one socket are known to the frontend soon enough."""
-        self.drops["cookie_reply"] += 1
         pending = self._pending.get(datagram[24:40])
         if pending is not None:
             again = self.nodes[pending.node].with_cookie(pending.datagram, datagram)

@@ -15,15 +15,17 @@ import pytest
 
 from cyphonic.errors import ConfigurationError, OperationalError
 from cyphonic.frontend.config import FrontendSection
+from cyphonic.frontend.gate import pack_source
 from cyphonic.frontend.process import advertised, open_frontend
 from cyphonic.frontend.server import FrontendServer
 from cyphonic.lifecycle import Lifeline, StopSignal
 from cyphonic.pipeline import Context, FrontendAddress, WorkerPipe, ipc_endpoint, new_context
+from cyphonic.protocol.cookie import add_mac2, cookie_key, open_cookie
 from cyphonic.protocol.mac import append_macs, mac1_key
 from cyphonic.site import Site, SiteKeys, create_keys
 from cyphonic.state.fleet import read_fleet
 from cyphonic.state.store import Store
-from cyphonic.udp import UdpSocket
+from cyphonic.udp import Arrival, UdpSocket
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import MessageType, SignalingHeader
 from cyphonic.wire.job import Batch, Origin, Send
@@ -291,3 +293,61 @@ def test_loopback_is_told_to_nodes_only_when_that_is_allowed() -> None:
     assert Endpoint("192.0.2.1", 7704) in told
     assert not [endpoint for endpoint in told if endpoint.host.startswith("127.")]
     assert Endpoint("127.0.0.1", 7703) in advertised(endpoints, loopback=True)
+
+
+def heard(running: Running, node: UdpSocket) -> bytes:
+    arrivals: list[Arrival] = []
+    running.until(lambda: arrivals.extend(node.receive()) or arrivals)  # type: ignore[func-returns-value]
+    return arrivals[0].datagram
+
+
+def test_two_loaded_frontends_take_each_others_cookies(site: Site) -> None:
+    key = cookie_key(SiteKeys(site.keys_dir).nms_public())
+    with frontend(site) as one, frontend(site) as other:
+        node = UdpSocket(Endpoint("127.0.0.1", 0))
+        one.server.gate.gauge.overloaded(time.monotonic())
+        request = one.request()
+        node.send(request, "127.0.0.1", one.port)
+        reply = heard(one, node)
+        assert len(reply) <= len(request)
+        other.server.gate.gauge.overloaded(time.monotonic())
+        node.send(add_mac2(request, open_cookie(reply, request, key)), "127.0.0.1", other.port)
+        other.until(lambda: len(other.server.queue))
+        assert not other.server.drops
+        assert one.server.drops == {"needs_cookie": 1}
+        node.close()
+
+
+def test_a_node_that_workers_answer_needs_no_cookie(site: Site, context: Context) -> None:
+    node = UdpSocket(Endpoint("127.0.0.1", 0))
+    answer = SignalingHeader(MessageType.KEEP_ALIVE_ACK, 1, bytes(16), bytes(16)).encode()
+    with frontend(site) as running, worker(running, context) as pipe:
+        node.send(running.request(), "127.0.0.1", running.port)
+        batches = take(running, pipe)
+        pipe.complete(batches, [Send(answer, batches[0].jobs[0].route)])
+        assert heard(running, node) == answer
+        running.server.gate.gauge.overloaded(time.monotonic())
+        node.send(running.request(), "127.0.0.1", running.port)
+        assert len(take(running, pipe)[0].jobs) == 1
+    node.close()
+
+
+def test_a_known_node_is_told_that_the_frontend_is_busy(site: Site) -> None:
+    with frontend(site, patience=0.05) as running:
+        node = UdpSocket(Endpoint("127.0.0.1", 0))
+        running.server.gate.note_sent(MessageType.KEEP_ALIVE_ACK, pack_source(*node.endpoint), time.monotonic())
+        request = running.request()
+        node.send(request, "127.0.0.1", running.port)
+        hint = heard(running, node)
+        assert (hint[0], hint[8:40]) == (MessageType.BUSY, request[8:40])
+        node.close()
+
+
+def test_another_version_is_told_which_one_is_spoken_here(site: Site) -> None:
+    with frontend(site) as running:
+        node = UdpSocket(Endpoint("127.0.0.1", 0))
+        request = running.request()
+        node.send(request[:1] + b"\x02" + request[2:], "127.0.0.1", running.port)
+        hint = heard(running, node)
+        assert (hint[:4], hint[8:]) == (bytes((MessageType.VERSION_HINT, 2, 0, 1)), request[8:40])
+        node.close()

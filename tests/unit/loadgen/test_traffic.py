@@ -5,6 +5,7 @@ import random
 from cyphonic.loadgen.simulated import SimulatedNode, make_secret
 from cyphonic.loadgen.traffic import Kind, Outgoing, Traffic
 from cyphonic.protocol.certificate import sign_certificate
+from cyphonic.protocol.cookie import CookieMint
 from cyphonic.protocol.keys import KeyPair, SigningKeyPair
 from cyphonic.protocol.limits import GIVE_UP_AFTER, KEEPALIVE_INTERVAL, RESEND_AFTER
 from cyphonic.protocol.login import read_login_request, write_login_response
@@ -176,6 +177,30 @@ def test_nodes_log_in_and_register() -> None:
     assert traffic.tallies[Kind.LOGIN].latencies.total == 3
     assert traffic.tallies[Kind.REGISTRATION].latencies.total == 3
     assert traffic.under_way == 0
+    assert not traffic.drops
+
+
+def test_a_loaded_cloud_is_shown_the_cookie_it_asks_for() -> None:
+    cloud, traffic = make(1)
+    mints = {
+        kind: CookieMint(b"s" * 32, key.public, cloud.chance)
+        for kind, key in ((Kind.LOGIN, cloud.as_key), (Kind.REGISTRATION, cloud.nms_key))
+    }
+    receive, asked = cloud.receive, 0
+
+    def loaded(datagram: bytes) -> list[bytes]:
+        nonlocal asked
+        kind = Kind.LOGIN if datagram[0] == MessageType.LOGIN_REQUEST else Kind.REGISTRATION
+        if mints[kind].proves(datagram, LOCAL.encode(), 0.0):
+            return receive(datagram)
+        asked += 1
+        return [mints[kind].reply(datagram, LOCAL.encode(), 0.0)]
+
+    cloud.receive = loaded  # type: ignore[method-assign]
+    traffic.login(0, 0.0, 1)
+    converse(cloud, traffic, 0.0)
+    assert traffic.nodes[0].registered
+    assert asked == 2
     assert not traffic.drops
 
 
