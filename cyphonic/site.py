@@ -17,6 +17,8 @@ import msgspec
 
 from cyphonic.configuration import check_sections, choose_file, load
 from cyphonic.errors import ConfigurationError
+from cyphonic.pipeline.address import check_setting
+from cyphonic.pipeline.curve import Curve
 from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.keys import KeyPair, SigningKeyPair, decode_key, encode_key
 
@@ -41,12 +43,16 @@ class SiteSection(msgspec.Struct, frozen=True):
     """Sockets; nothing in it outlives a restart."""
     state_dir: Path = Path("/var/lib/cyphonic")
     """The embedded Redis keeps its files here."""
+    pipeline: str = ""
+    """Where frontends and workers listen for each other: ``tcp://ADDRESS:PORT`` (or a network, and a range of
+    ports) for a site of several hosts; empty: sockets in ``run_dir``, on one host."""
     allow_loopback: bool = False
     """Accept and advertise loopback addresses as underlay: tests and trials on a single machine."""
 
     def __post_init__(self) -> None:
         _check(self.prefix_ipv6, "prefix_ipv6", 6)
         _check(self.pool_ipv4, "pool_ipv4", 4)
+        check_setting(self.pipeline)
         if ipaddress.ip_network(self.prefix_ipv6).prefixlen != 48:
             raise ValueError(f"prefix_ipv6: {self.prefix_ipv6} is not a /48")
         if ipaddress.ip_network(self.pool_ipv4).prefixlen > 29:
@@ -81,6 +87,8 @@ class Site(msgspec.Struct, frozen=True):
     allow_loopback: bool
     redis_url: str
     redis_password_file: Path | None
+    pipeline: str = ""
+    """Setting of ``cyphonic.pipeline.address``."""
 
     @property
     def pipeline_dir(self) -> Path:
@@ -128,6 +136,7 @@ def load_site(file: Path | None, environ: Mapping[str, str], flags: Mapping[str,
         allow_loopback=section.allow_loopback,
         redis_url=redis.url or f"unix://{section.run_dir / 'redis.sock'}",
         redis_password_file=redis.password_file,
+        pipeline=section.pipeline,
     )
 
 
@@ -167,6 +176,14 @@ class SiteKeys:
         """32 bytes: seals secrets inside Redis."""
         return self._secret("state.key")
 
+    def curve(self, pipeline: str) -> Curve | None:
+        """Who this process is in a pipeline of that setting, and whom it admits; None where sockets are files."""
+        if not pipeline:
+            return None
+        own = KeyPair.from_secret(self._secret("pipeline.key"))
+        other = self._directory / "pipeline-other.pub"
+        return Curve(own, frozenset({own.public, *([self._public(other.name)] if other.exists() else [])}))
+
     def as_public(self) -> bytes:
         """X25519 public key of the AS."""
         return self._public("as.pub")
@@ -203,7 +220,7 @@ def create_keys(directory: Path, chance: Chance) -> None:
     Raise OSError when the directory cannot be written.
     """
     directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-    for name in ("as", "nms", "relay"):
+    for name in ("as", "nms", "relay", "pipeline"):
         pair = KeyPair.from_secret(_keep_or_make(directory / f"{name}.key", chance))
         write_file(directory / f"{name}.pub", encode_key(pair.public) + "\n", 0o644)
     signing = SigningKeyPair.from_seed(_keep_or_make(directory / "as-signing.key", chance))

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cyphonic.admin import enrolment, fleet, nodes
-from cyphonic.admin.init import NewSite, create_site, next_steps
+from cyphonic.admin.init import NewSite, complete_site, create_site, next_steps
 from cyphonic.admin.revocation import Drive
 from cyphonic.errors import OperationalError
 from cyphonic.site import CLOUD_FILE, Site, load_site
@@ -107,7 +107,13 @@ def group() -> None:
 def _init(
     region: str, domain: str, pool_ipv4: str, hosts: tuple[str, ...], allow_loopback: bool, config: Path
 ) -> None:
-    """Make a new site: cloud.toml and its key files.  Overwrites nothing."""
+    """Make a new site: cloud.toml and its key files.  Overwrites nothing.
+
+    For a site of an older version: make the key files that it lacks.
+    """
+    if added := complete_site(config, os.urandom):
+        click.echo(f"{config} stays as it is; made {', '.join(map(str, added))}, which this version needs")
+        return
     new = NewSite(config, region, domain, pool_ipv4, hosts, allow_loopback)
     keys = create_site(new, os.urandom)
     click.echo(

@@ -13,11 +13,14 @@ import msgspec
 
 from cyphonic.errors import ConfigurationError
 from cyphonic.protocol.chance import Chance
-from cyphonic.site import CLOUD_FILE, SiteSection, create_keys
+from cyphonic.site import CLOUD_FILE, SiteSection, create_keys, load_site
 from cyphonic.wire.endpoint import Endpoint
 
 AS_PORT, NMS_PORT, RELAY_PORT = 7701, 7702, 7703
 """Where frontends and relays listen unless their sections say otherwise."""
+
+FIRST_KEYS = ("as", "as-signing", "nms", "relay", "state")
+"""Secrets that every site has had from the first version on."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,23 @@ def directories_for(file: Path) -> Directories:
 def random_prefix(chance: Chance) -> str:
     """A /48 of fd00::/8 with 40 random bits (RFC 4193 §3.2)."""
     return str(ipaddress.IPv6Network((b"\xfd" + chance(5) + bytes(10), 48)))
+
+
+def complete_site(file: Path, chance: Chance) -> list[Path]:
+    """Make the key files that a site of an older version lacks; those made, none for no site or a complete one.
+
+    Raise ConfigurationError.
+    """
+    if not file.exists():
+        return []
+    keys = load_site(file, {}).keys_dir
+    if (keys / "pipeline.key").exists() or not all((keys / f"{name}.key").exists() for name in FIRST_KEYS):
+        return []  # complete; or a host that was given some keys only: none of its own are made for it
+    try:
+        create_keys(keys, chance)
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename or keys}: {error.strerror}", "run as root (sudo)") from None
+    return [keys / "pipeline.key"]
 
 
 def create_site(new: NewSite, chance: Chance) -> Path:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from cyphonic.admin.enrolment import moment
 from cyphonic.admin.revocation import Drive, OrderPipe, drive
 from cyphonic.errors import OperationalError
-from cyphonic.pipeline import new_context
-from cyphonic.site import Site
+from cyphonic.pipeline import Pipeline
+from cyphonic.site import Site, SiteKeys
 from cyphonic.state.fleet import read_fleet
 from cyphonic.state.registry import (
     NodeStatus,
@@ -56,8 +56,9 @@ def revoke(site: Site, store: Store, node: NodeStatus, wall: float) -> Drive | N
         return None
     online = _online(store, node)
     clock = _RealClock()
-    with new_context() as context:
-        pipe = OrderPipe(context, site, fleet, os.urandom, clock.now())
+    curve = SiteKeys(site.keys_dir).curve(site.pipeline)
+    with Pipeline(site.pipeline, site.pipeline_dir, curve) as pipeline:
+        pipe = OrderPipe(pipeline, site, fleet, os.urandom, clock.now())
         try:
             return drive(
                 lambda: pipe.order(node_id), lambda: pending_revocation_acks(store, node_id), online, clock

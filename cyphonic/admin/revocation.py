@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol
 
-from cyphonic.pipeline import Context, FrontendAddress, WorkerPipe, ipc_endpoint, new_instance
+from cyphonic.pipeline import FrontendAddress, Pipeline, new_instance
 from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.distribution import seal_distribution
 from cyphonic.protocol.keys import KeyPair
@@ -75,15 +75,17 @@ class OrderPipe:
     Who can write here can speak for a worker, so this is for whoever may read the site's secret keys.
     """
 
-    def __init__(self, context: Context, site: Site, fleet: Fleet, chance: Chance, now: float) -> None:
+    def __init__(self, pipeline: Pipeline, site: Site, fleet: Fleet, chance: Chance, now: float) -> None:
         self._nms = SiteKeys(site.keys_dir).nms_key()
         self._chance = chance
-        instance = new_instance(chance)
-        self._pipe = WorkerPipe(context, instance, (), ipc_endpoint(site.pipeline_dir, f"admin-{instance}"))
+        self._pipe = pipeline.worker(new_instance(chance), ())
         self._pipe.update_fleet(
             [
                 FrontendAddress(
-                    member.instance, member.endpoint, frozenset((bound.host, bound.port) for bound in member.bound)
+                    member.instance,
+                    member.endpoint,
+                    frozenset((bound.host, bound.port) for bound in member.bound),
+                    member.curve_key,
                 )
                 for member in fleet.frontends
             ],

@@ -17,7 +17,7 @@ from cyphonic.heartbeat import Heartbeat
 from cyphonic.interfaces import expand_wildcard
 from cyphonic.lifecycle import Lifeline
 from cyphonic.metrics import Family, serve_metrics
-from cyphonic.pipeline import FrontendPipe, ipc_endpoint, new_context, new_instance
+from cyphonic.pipeline import FrontendPipe, Pipeline, new_instance
 from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.cookie import CookieMint
 from cyphonic.site import Site, SiteKeys
@@ -43,9 +43,8 @@ def open_frontend(
             *_open_doors(stack, Service.AS, section.as_listen, keys.as_public, section.share_ports, chance),
             *_open_doors(stack, Service.NMS, section.nms_listen, keys.nms_public, section.share_ports, chance),
         ]
-        context = new_context()
-        stack.callback(context.term)
-        pipe = FrontendPipe(context, ipc_endpoint(site.pipeline_dir, f"f-{instance}"))
+        pipeline = stack.enter_context(Pipeline(site.pipeline, site.pipeline_dir, keys.curve(site.pipeline)))
+        pipe = pipeline.frontend(instance)
         stack.callback(pipe.close)
         server = FrontendServer(
             instance,
@@ -61,7 +60,7 @@ def open_frontend(
             serve_metrics(section.metrics, _families(server))
         heartbeat = Heartbeat(
             StoreConfig(site.redis_url, site.redis_password()),
-            lambda: _member(instance, pipe.endpoint, section, site.allow_loopback),
+            lambda: _member(instance, pipe, section, site.allow_loopback),
             _agree(doors, chance),
         )
         heartbeat.start()
@@ -110,10 +109,11 @@ def _needed(section: FrontendSection) -> frozenset[int]:
     return frozenset(int(service) for service in services)
 
 
-def _member(instance: str, endpoint: str, section: FrontendSection, loopback: bool) -> FrontendMember:
+def _member(instance: str, pipe: FrontendPipe, section: FrontendSection, loopback: bool) -> FrontendMember:
     return FrontendMember(
         instance=instance,
-        endpoint=endpoint,
+        endpoint=pipe.endpoint,
+        curve_key=pipe.curve_key,
         as_endpoints=list(section.as_advertise) or advertised(section.as_listen, loopback=loopback),
         nms_endpoints=list(section.nms_advertise) or advertised(section.nms_listen, loopback=loopback),
         bound=list(_expand((*section.as_listen, *section.nms_listen), loopback=True)),

@@ -176,7 +176,7 @@ class FrontendServer:
 
     def _handle_report(self, report: Report, now: float) -> None:
         if self.credits.handle_report(report, now):
-            self._pipe.connect(report.worker, report.endpoint)
+            self._pipe.connect(report.worker, report.endpoint, report.curve_key)
             services = ",".join(Service(service).name.lower() for service in report.services)
             _log.info("worker appeared", extra=pairs(worker=report.worker, services=services))
             self._lifeline.set_ready(self._needed <= self.credits.living_services)

@@ -57,7 +57,7 @@ class WorkerThread:
         self._pipe = pipe
         self._store = store
         self._dispatcher = dispatcher
-        self._member = WorkerMember(pipe.instance, pipe.endpoint, services=sorted(int(one) for one in services))
+        self._member = WorkerMember(pipe.instance, pipe.endpoint, pipe.curve_key, sorted(map(int, services)))
         self._serves_nms = Service.NMS in services
         self._drain = drain
         self._clock = clock
@@ -167,4 +167,4 @@ class WorkerThread:
 
 def _address(member: FrontendMember) -> FrontendAddress:
     bound = frozenset((endpoint.host, endpoint.port) for endpoint in member.bound)
-    return FrontendAddress(member.instance, member.endpoint, bound)
+    return FrontendAddress(member.instance, member.endpoint, bound, member.curve_key)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from cyphonic.errors import OperationalError
 from cyphonic.lifecycle import Lifeline, StopSignal
 from cyphonic.metrics import Family, serve_metrics
-from cyphonic.pipeline import WorkerPipe, ipc_endpoint, new_context, new_instance
+from cyphonic.pipeline import Pipeline, new_instance
 from cyphonic.protocol.chance import Chance
 from cyphonic.site import Site, SiteKeys
 from cyphonic.state.store import Store, StoreConfig
@@ -108,25 +108,24 @@ class WorkerProcess:
 @contextmanager
 def open_process(site: Site, section: WorkerSection, chance: Chance) -> Iterator[WorkerProcess]:
     """Read the keys, bind the pipes.  Raise ConfigurationError, or OperationalError for a metrics port in use."""
-    keys = ServiceKeys.load(SiteKeys(site.keys_dir), section.services)
+    files = SiteKeys(site.keys_dir)
+    keys = ServiceKeys.load(files, section.services)
     config = StoreConfig(site.redis_url, site.redis_password(), STORE_TIMEOUT)
-    context = new_context()
     threads: list[WorkerThread] = []
-    try:
-        for _ in range(section.threads):
-            instance = new_instance(chance)
-            endpoint = ipc_endpoint(site.pipeline_dir, f"w-{instance}")
-            pipe = WorkerPipe(context, instance, section.services, endpoint, section.batches)
-            dispatcher = Dispatcher(section.services, keys, site, chance)
-            threads.append(WorkerThread(pipe, Store(config), dispatcher, section.services, drain=section.drain))
-        process = WorkerProcess(threads)
-        if section.metrics is not None:
-            serve_metrics(section.metrics, _families(process))
-        yield process
-    finally:
-        for thread in threads:
-            thread.close()
-        context.destroy(linger=0)
+    with Pipeline(site.pipeline, site.pipeline_dir, files.curve(site.pipeline)) as pipeline:
+        try:
+            for _ in range(section.threads):
+                pipe = pipeline.worker(new_instance(chance), section.services, section.batches)
+                dispatcher = Dispatcher(section.services, keys, site, chance)
+                store = Store(config)
+                threads.append(WorkerThread(pipe, store, dispatcher, section.services, drain=section.drain))
+            process = WorkerProcess(threads)
+            if section.metrics is not None:
+                serve_metrics(section.metrics, _families(process))
+            yield process
+        finally:
+            for thread in threads:
+                thread.close()
 
 
 def worker_children(argv: Sequence[str], section: WorkerSection) -> list[ChildSpec]:

@@ -18,10 +18,11 @@ MAX_EXPOSURE = 3.0
 
 PUBLIC = {"as.pub", "as-signing.pub", "nms.pub"}
 KEYS = {
-    "cyphonic-frontend.service": {"as.pub", "nms.pub"},
-    "cyphonic-worker@.service": PUBLIC | {"as.key", "as-signing.key", "nms.key", "state.key"},
+    "cyphonic-frontend.service": {"as.pub", "nms.pub", "pipeline.key"},
+    "cyphonic-worker@.service": PUBLIC | {"as.key", "as-signing.key", "nms.key", "pipeline.key", "state.key"},
     "cyphonic-relay@.service": {"relay.key", "nms.pub"},
-    "cyphonic-cluster.service": PUBLIC | {"as.key", "as-signing.key", "nms.key", "relay.key", "state.key"},
+    "cyphonic-cluster.service": PUBLIC
+    | {"as.key", "as-signing.key", "nms.key", "pipeline.key", "relay.key", "state.key"},
     "cyphonic-node.service": set(),
 }
 

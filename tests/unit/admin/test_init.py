@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cyphonic.admin import init
-from cyphonic.admin.init import NewSite, create_site, directories_for, next_steps, random_prefix
+from cyphonic.admin.init import NewSite, complete_site, create_site, directories_for, next_steps, random_prefix
 from cyphonic.configuration import load
 from cyphonic.errors import ConfigurationError
 from cyphonic.frontend import config as frontend
@@ -38,7 +38,9 @@ def test_the_ports_in_a_new_site_are_those_that_the_tiers_listen_on() -> None:
 def test_the_secrets_of_a_new_site_are_for_their_owner_alone(tmp_path: Path) -> None:
     keys = create_site(_new(tmp_path), os.urandom)
     secrets = sorted(keys.glob("*.key"))
-    assert [file.name for file in secrets] == ["as-signing.key", "as.key", "nms.key", "relay.key", "state.key"]
+    assert [file.name for file in secrets] == [
+        "as-signing.key", "as.key", "nms.key", "pipeline.key", "relay.key", "state.key",
+    ]  # fmt: skip
     assert {file.stat().st_mode & 0o777 for file in secrets} == {0o600}
     assert SiteKeys(keys).as_key().public == SiteKeys(keys).as_public()
 
@@ -91,3 +93,20 @@ def test_the_site_of_the_machine_is_kept_where_the_system_keeps_such_things() ->
 def test_the_next_steps_name_the_file_only_when_it_is_not_the_usual_one(tmp_path: Path) -> None:
     assert f"--config {tmp_path}" in next_steps(_new(tmp_path))
     assert "--config" not in next_steps(NewSite(CLOUD_FILE, "main", "example", "10.0.0.0/8"))
+
+
+def test_an_older_site_gets_the_keys_that_it_lacks_and_keeps_the_rest(tmp_path: Path) -> None:
+    keys = create_site(_new(tmp_path), os.urandom)
+    (keys / "pipeline.key").unlink()
+    before = {file: file.read_bytes() for file in keys.glob("*.key")}
+    assert complete_site(_new(tmp_path).file, os.urandom) == [keys / "pipeline.key"]
+    assert all(file.read_bytes() == content for file, content in before.items())
+    assert complete_site(_new(tmp_path).file, os.urandom) == []
+
+
+def test_a_host_that_was_given_some_keys_only_is_given_no_others(tmp_path: Path) -> None:
+    keys = create_site(_new(tmp_path), os.urandom)
+    for name in ("as-signing.key", "pipeline.key"):
+        (keys / name).unlink()
+    assert complete_site(_new(tmp_path).file, os.urandom) == []
+    assert not (keys / "as-signing.key").exists()

@@ -10,25 +10,30 @@ A credit never goes down.  A lost or repeated report therefore does no harm, and
 least one per frontend) ever wait for a worker.  An empty batch is a probe: it repeats a number already used and
 asks for a report.
 
+A batch numbered 0 says that the frontend leaves: what it has pushed is still wanted, but what can go out through
+another frontend should.
+
+On one host the sockets are files in a directory of mode 0700; between hosts they are TCP, see ``curve``.  A process
+has one of the two and meets those of its own kind.
+
 Everything here belongs to one thread: sockets are neither shared nor locked.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import stat
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import msgspec
 import zmq
 
-from cyphonic.errors import ConfigurationError
+from cyphonic.pipeline.address import TCP, bind, resolve, unbind
+from cyphonic.pipeline.address import ipc_endpoint as ipc_endpoint
+from cyphonic.pipeline.curve import Curve, Gatekeeper
 from cyphonic.protocol.chance import Chance
 from cyphonic.wire.job import Batch, Report, Route, Send
 
@@ -38,14 +43,13 @@ MAX_MESSAGE = 4 * 1024 * 1024
 REPORT_HIGH_WATER = 1000
 """Reports that may wait for a frontend that does not read; then they are dropped and counted."""
 BATCH_HIGH_WATER = 64
-"""Never reached: credits are far fewer."""
+"""Never reached: credits are far fewer.  Asserted, so that nobody turns it into a knob."""
+LEAVING = 0
+"""Number of the batch that says so; those with jobs begin at 1."""
 TICK = 0.4
 """Seconds: a worker that has nothing to say still reports this often."""
 FRONTEND_GRACE = 10.0
 """Seconds for which a frontend that left the fleet's list is still reported to: its heartbeat may only be late."""
-MAX_IPC_PATH = 107
-STALE_AFTER = 10.0
-"""Seconds: a younger socket file may belong to a process that has not called listen yet."""
 
 Address = tuple[str, int]
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -59,6 +63,8 @@ class FrontendAddress(NamedTuple):
     """ZeroMQ endpoint of its PULL."""
     bound: frozenset[Address]
     """Every (host, port) it can send from."""
+    curve_key: bytes = b""
+    """Which it must prove; empty on ipc."""
 
 
 def new_context() -> Context:
@@ -71,43 +77,76 @@ def new_instance(chance: Chance) -> str:
     return chance(8).hex()
 
 
-def ipc_endpoint(directory: Path, name: str) -> str:
-    """The ZeroMQ endpoint ``name`` in ``directory``, which is made, mode 0700, and cleared of dead sockets.
+class Pipeline:
+    """What the pipes of one process share: the ZeroMQ context, who is let in, and where they listen.
 
-    Raise ConfigurationError when the path is too long for a socket or the directory cannot be used.
+    ``setting`` is that of the site, see ``address``; ``curve`` is needed where it is not empty.  Raise
+    ConfigurationError.  Its ``with`` ends after the pipes have been closed.
     """
-    path = directory / name
-    if len(os.fsencode(path)) > MAX_IPC_PATH:
-        raise ConfigurationError(
-            f"{path}: too long for a socket (at most {MAX_IPC_PATH} bytes)", "choose a shorter [site] run_dir"
-        )
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if stat.S_IMODE(directory.stat().st_mode) & 0o077:
-            directory.chmod(0o700)  # who can write here can speak for a worker
-        _remove_dead_sockets(directory)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{directory}: {error.strerror}", "run as root, or choose a [site] run_dir that this user may write"
-        ) from None
-    return f"ipc://{path}"
 
+    def __init__(self, setting: str, directory: Path, curve: Curve | None) -> None:
+        assert (curve is not None) == bool(setting), "TCP never without CURVE"
+        self.context = new_context()
+        self._setting = setting
+        self._directory = directory
+        self._curve = curve
+        self._gatekeeper: Gatekeeper | None = None
 
-def _remove_dead_sockets(directory: Path) -> None:
-    for path in directory.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            status = path.stat()
-            if stat.S_ISSOCK(status.st_mode) and time.time() - status.st_mtime > STALE_AFTER:
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                    probe.setblocking(False)
-                    if probe.connect_ex(str(path)) not in (0, 11, 115):  # EAGAIN, EINPROGRESS: somebody listens
-                        path.unlink()
+    def __enter__(self) -> Self:
+        if self._curve is not None:
+            self._gatekeeper = Gatekeeper(self.context, self._curve.admitted)
+            self._gatekeeper.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._gatekeeper is not None:
+            self._gatekeeper.close()
+        self.context.destroy(linger=0)
+
+    def frontend(self, instance: str) -> FrontendPipe:
+        """The frontend's end."""
+        return FrontendPipe(self.context, self._endpoint(f"f-{instance}"), self._curve)
+
+    def worker(self, instance: str, services: Iterable[int], batches: int = 2) -> WorkerPipe:
+        """A worker thread's end."""
+        return WorkerPipe(self.context, instance, services, self._endpoint(f"w-{instance}"), batches, self._curve)
+
+    def _endpoint(self, name: str) -> str:
+        return resolve(self._setting, self._directory, name)
 
 
 def _socket(context: Context, kind: int) -> zmq.Socket[bytes]:
     made = context.socket(kind)
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+    return made
+
+
+def _pull_socket(context: Context, curve: Curve | None, endpoint: str, high_water: int) -> zmq.Socket[bytes]:
+    assert (curve is not None) == endpoint.startswith(TCP), "TCP never without CURVE"
+    made = _socket(context, zmq.PULL)
+    made.setsockopt(zmq.RCVHWM, high_water)
+    if curve is not None:
+        curve.serve(made)
+    return made
+
+
+def _push_socket(
+    context: Context, curve: Curve | None, endpoint: str, key: bytes, high_water: int
+) -> zmq.Socket[bytes] | None:
+    """Connected; None for an endpoint of the other kind, or whose key is not of this site."""
+    if curve is None:
+        if endpoint.startswith(TCP):
+            return None
+    elif not endpoint.startswith(TCP) or key not in curve.admitted:
+        return None
+    made = _socket(context, zmq.PUSH)
+    made.setsockopt(zmq.SNDHWM, high_water)
+    if curve is not None:
+        curve.connect(made, key)
+    made.connect(endpoint)
     return made
 
 
@@ -118,27 +157,16 @@ def _receive(pull: zmq.Socket[bytes]) -> Iterator[bytes]:
             yield pull.recv(zmq.NOBLOCK)
 
 
-def _bind(pull: zmq.Socket[bytes], endpoint: str) -> str:
-    try:
-        pull.bind(endpoint)
-    except zmq.ZMQError as error:
-        raise ConfigurationError(f"{endpoint}: cannot bind: {error.strerror}") from None
-    return pull.getsockopt_string(zmq.LAST_ENDPOINT)
-
-
-def _unbind(pull: zmq.Socket[bytes], endpoint: str) -> None:
-    pull.close()
-    if endpoint.startswith("ipc://"):
-        Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)  # ZeroMQ leaves it
-
-
 class FrontendPipe:
     """The frontend's end.  It knows sockets, not credits: see ``frontend/credits.py``."""
 
-    def __init__(self, context: Context, endpoint: str) -> None:
+    def __init__(self, context: Context, endpoint: str, curve: Curve | None = None) -> None:
+        """With ``curve``, ``endpoint`` is tcp, and a gatekeeper works in ``context``."""
         self._context = context
-        self._pull = _socket(context, zmq.PULL)
-        self.endpoint = _bind(self._pull, endpoint)
+        self._curve = curve
+        self._pull = _pull_socket(context, curve, endpoint, REPORT_HIGH_WATER)
+        self.endpoint = bind(self._pull, endpoint)
+        self.curve_key = curve.own.public if curve is not None else b""
         self.fd: int = self._pull.getsockopt(zmq.FD)  # type: ignore[assignment]  # an int for this option
         """Edge-triggered, as ZeroMQ's are: call ``reports`` until it returns nothing."""
         self._workers: dict[str, zmq.Socket[bytes]] = {}
@@ -156,13 +184,16 @@ class FrontendPipe:
                 self.drops["bad_report"] += 1
         return reports
 
-    def connect(self, worker: str, endpoint: str) -> None:
-        """Open the way to a worker; nothing when it is open."""
-        if worker not in self._workers:
-            push = _socket(self._context, zmq.PUSH)
-            push.setsockopt(zmq.SNDHWM, BATCH_HIGH_WATER)
-            push.connect(endpoint)
-            self._workers[worker] = push
+    def connect(self, worker: str, endpoint: str, curve_key: bytes = b"") -> bool:
+        """Open the way to a worker, unless it is open; False (and counted) when it is not of this site or kind."""
+        if worker in self._workers:
+            return True
+        push = _push_socket(self._context, self._curve, endpoint, curve_key, BATCH_HIGH_WATER)
+        if push is None:
+            self.drops["other_pipeline"] += 1
+            return False
+        self._workers[worker] = push
+        return True
 
     def push(self, worker: str, batch: Batch) -> bool:
         """Send a batch; False when there is no way to that worker or it is full."""
@@ -176,6 +207,11 @@ class FrontendPipe:
             return False
         return True
 
+    def leave(self, instance: str) -> None:
+        """Tell every worker that this frontend, ``instance``, goes."""
+        for worker in self._workers:
+            self.push(worker, Batch(instance, LEAVING, []))
+
     def forget(self, worker: str) -> None:
         """Close the way to a worker and discard what still waits in it."""
         push = self._workers.pop(worker, None)
@@ -186,7 +222,7 @@ class FrontendPipe:
         """Close every socket; the endpoint's file goes with it."""
         for worker in list(self._workers):
             self.forget(worker)
-        _unbind(self._pull, self.endpoint)
+        unbind(self._pull, self.endpoint)
 
 
 class Account:
@@ -221,6 +257,7 @@ class _Frontend:
         self.account = Account()
         self.push: zmq.Socket[bytes] | None = None
         self.missing_since: float | None = None
+        self.leaving = False
 
 
 class WorkerPipe:
@@ -238,15 +275,19 @@ class WorkerPipe:
         services: Iterable[int],
         endpoint: str,
         batches: int = 2,
+        curve: Curve | None = None,
     ) -> None:
+        assert batches <= BATCH_HIGH_WATER // 2, "a credit is room in the queue"
         self.instance = instance
         self._context = context
+        self._curve = curve
         self._services = sorted(services)
         self._batches = batches
-        self._pull = _socket(context, zmq.PULL)
-        self.endpoint = _bind(self._pull, endpoint)
+        self._pull = _pull_socket(context, curve, endpoint, REPORT_HIGH_WATER)
+        self.endpoint = bind(self._pull, endpoint)
         self._frontends: dict[str, _Frontend] = {}
         self._by_address: dict[Address, list[str]] = {}
+        self.curve_key = curve.own.public if curve is not None else b""
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Batch)
         self._next_tick = 0.0
@@ -266,8 +307,9 @@ class WorkerPipe:
                 self._leave(frontend)
         by_address: dict[Address, list[str]] = {}
         for instance, address in listed.items():
-            for bound in address.bound:
-                by_address.setdefault(bound, []).append(instance)
+            if self._frontends[instance].push is not None and not self._frontends[instance].leaving:
+                for bound in address.bound:
+                    by_address.setdefault(bound, []).append(instance)
         self._by_address = by_address
         for instance in met:
             self.report(instance)
@@ -291,6 +333,9 @@ class WorkerPipe:
                 self.drops["bad_batch"] += 1
                 continue
             frontend = self._frontends.setdefault(batch.frontend, _Frontend())
+            if batch.number == LEAVING:
+                self._spare(batch.frontend)
+                continue
             frontend.account.receive(batch.number, probe=not batch.jobs)
             if batch.jobs:
                 batches.append(batch)
@@ -357,7 +402,7 @@ class WorkerPipe:
         report = Report(
             worker=self.instance,
             endpoint=self.endpoint,
-            curve_key=b"",
+            curve_key=self.curve_key,
             services=[] if self._leaving else self._services,
             credit=known.account.credit if self._leaving else known.account.grant(self._share()),
             completed=list(completed),
@@ -386,7 +431,16 @@ class WorkerPipe:
         """Close every socket; the endpoint's file goes with it."""
         for frontend in self._frontends.values():
             self._leave(frontend)
-        _unbind(self._pull, self.endpoint)
+        unbind(self._pull, self.endpoint)
+
+    def _spare(self, instance: str) -> None:
+        """A frontend goes: send through another that is bound to the same endpoint."""
+        self._frontends[instance].leaving = True
+        self._by_address = {
+            bound: remaining
+            for bound, instances in self._by_address.items()
+            if (remaining := [one for one in instances if one != instance])
+        }
 
     def _share(self) -> int:
         return max(1, self._batches // max(1, len(self.frontends)))
@@ -395,10 +449,10 @@ class WorkerPipe:
         frontend = self._frontends.setdefault(address.instance, _Frontend())
         if frontend.push is not None:
             return False
-        frontend.push = _socket(self._context, zmq.PUSH)
-        frontend.push.setsockopt(zmq.SNDHWM, REPORT_HIGH_WATER)
-        frontend.push.connect(address.endpoint)
-        return True
+        frontend.push = _push_socket(
+            self._context, self._curve, address.endpoint, address.curve_key, REPORT_HIGH_WATER
+        )
+        return frontend.push is not None
 
     def _leave(self, frontend: _Frontend) -> None:
         if frontend.push is not None:
