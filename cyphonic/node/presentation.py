@@ -145,7 +145,7 @@ def _dns(dns: DnsStatus) -> str:
 
 def _cloud(cloud: CloudStatus, wall: float) -> str:
     parts = [f"{cloud.region}.{cloud.domain}"] if cloud.region else []
-    if cloud.registered_since is not None:
+    if cloud.registered_since is not None and cloud.families:
         parts.append(f"registered for {duration(wall - cloud.registered_since)}")
     elif cloud.key_number:
         parts.append("not registered")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import msgspec
+import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
@@ -85,6 +86,12 @@ def test_status_says_who_where_and_through_what() -> None:
     assert row.split()[:4] == ["bob", "fd77:1:2::9", "relayed", "192.0.2.3:7703"]
     for expected in ("12.3 ms", "10 s ago", "12.3 MB", "both behind NAPT"):
         assert expected in row
+
+
+def test_a_node_whose_registrations_all_went_unanswered_is_not_called_registered() -> None:
+    cloud = msgspec.structs.replace(STATUS.cloud, families=[], error="the NMS does not answer")
+    text = shown(render_status(msgspec.structs.replace(STATUS, cloud=cloud), wall=1100.0))
+    assert "not registered; key 3" in text
 
 
 def test_status_of_a_daemon_that_just_started_is_short() -> None:
