@@ -14,6 +14,7 @@ registered   keepalive interval; after a    ack: registered; ack without lease: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -40,6 +41,8 @@ from cyphonic.wire.registration import (
 
 KEEPALIVE_PATIENCE = 3.0
 """Seconds for a KeepAliveAck: longer than any round trip, short beside the lease."""
+REFRESH_INTERVAL = 2.0
+"""Seconds between two keepalives that were asked for: many peers may fall silent at once."""
 KEEPALIVE_JITTER = 0.1
 """A keepalive comes up to this part of its interval early, so that a fleet does not keep step."""
 
@@ -113,6 +116,7 @@ class Attachment:
         self._frontend: Endpoint | None = None
         self._leg: Retransmission | None = None
         self._awaited: list[bytes] = []
+        self._refreshed = -math.inf
 
     def register(self, presence: Presence, now: float) -> None:
         """Register at once, whatever is going on; the frontend in use comes first."""
@@ -157,6 +161,12 @@ class Attachment:
         if observed != lease.observed:
             self._outbox.events.append(Registered(self.family, observed, lease.relays))
         self._schedule_keepalive(now)
+
+    def refresh(self, now: float) -> None:
+        """Somewhere on the way something may have changed: show the NMS where this node is, without waiting."""
+        if self.phase is Phase.REGISTERED and not self._awaited and now >= self._refreshed + REFRESH_INTERVAL:
+            self._refreshed = now
+            self._keep_alive(now)
 
     def key_unknown(self, now: float) -> None:
         """The NMS did not know the key of a keepalive: register, to ask it more often than keepalives do."""

@@ -8,7 +8,7 @@ from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.grant import PathGrant
 from cyphonic.protocol.handshake import TunnelInitiator
 from cyphonic.protocol.keys import KeyPair
-from cyphonic.protocol.paths import Destination
+from cyphonic.protocol.paths import Destination, Paths
 from cyphonic.protocol.session import Session
 from cyphonic.wire.tunnel import Suite
 
@@ -70,6 +70,15 @@ class Attempt:
             return False
         self._punches_answered += 1
         return True
+
+    def destinations(self, paths: Paths, *, rekey: bool) -> list[Destination]:
+        """A rekey goes where the traffic goes, and when that does not answer where a first handshake goes."""
+        destinations = []
+        if paths.current is not None and not paths.silent:
+            destinations.append(paths.current)
+            if rekey and not self.repeated:
+                return destinations
+        return list(dict.fromkeys([*destinations, *self.grant.ways()]))
 
     def read_response(self, datagram: bytes) -> Session:
         """The session.  Raise DropError; the true answer may still come."""

@@ -82,6 +82,11 @@ class Binding:
         return self.relay_index is not None and self.state is not BindingState.FAILED
 
     @property
+    def asking(self) -> bool:
+        """Whether an answer of the relay is awaited."""
+        return self.state in (BindingState.BINDING, BindingState.ANSWERING)
+
+    @property
     def failed(self) -> bool:
         """Given up: the owner needs another relay or a new direction."""
         return self.state is BindingState.FAILED
@@ -90,6 +95,11 @@ class Binding:
         """Ask for the binding.  Does nothing the second time."""
         if self.state is BindingState.NEW:
             self.rebind(now)
+
+    def relocate(self, endpoint: Endpoint) -> None:
+        """The relay is reached elsewhere now (over another family): until bound again there is no way there."""
+        self.endpoint = endpoint
+        self.relay_index = None
 
     def rebind(self, now: float) -> None:
         """Ask again under a greater generation: after a move, for a renewal, or after a failure."""
@@ -121,7 +131,7 @@ class Binding:
         """Resend, give up or renew, whatever is due."""
         if self._renew_at is not None and now >= self._renew_at:
             self.rebind(now)
-        if not self._waiting or now < self._resend_at[0]:
+        if not self.asking or now < self._resend_at[0]:
             return
         if now >= self._give_up_at:
             self.state = BindingState.FAILED
@@ -137,16 +147,12 @@ class Binding:
 
     def next_deadline(self) -> float | None:
         """When ``handle_timeout`` has something to do."""
-        return self._resend_at[0] if self._waiting else self._renew_at
+        return self._resend_at[0] if self.asking else self._renew_at
 
     def datagrams_to_send(self) -> list[tuple[bytes, Endpoint]]:
         """What waits to be sent, once."""
         outgoing, self._outgoing = self._outgoing, []
         return [(datagram, self.endpoint) for datagram in outgoing]
-
-    @property
-    def _waiting(self) -> bool:
-        return self.state in (BindingState.BINDING, BindingState.ANSWERING)
 
     def _ask(self, challenge: bytes, now: float) -> None:
         self._send(self._request(challenge), now)
@@ -169,7 +175,7 @@ class Binding:
         if not self._is_mine(message):
             return False
         self._check_proof(datagram)
-        if not self._waiting or message.generation != self.generation:
+        if not self.asking or message.generation != self.generation:
             raise NotAllowedError("unexpected_challenge")
         self.state = BindingState.ANSWERING
         self._answer = self._request(message.challenge)
@@ -181,7 +187,7 @@ class Binding:
     def _receive_cookie(self, datagram: bytes, now: float) -> bool:
         if datagram[8:24] != self.path_id or datagram[2:4] != self.role.to_bytes(2, "big"):
             return False
-        if not self._waiting:
+        if not self.asking:
             raise NotAllowedError("unknown_transaction")
         key = cookie_key(self.grant.public_key)
         self._outgoing.append(self._cookies.accept(datagram, self.endpoint, key, now))

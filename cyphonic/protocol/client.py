@@ -236,6 +236,10 @@ class SignalingClient:
         self._register(now)
         self._directions.redirect(self._nms_frontends.round(), now)
 
+    def refresh(self, now: float) -> None:
+        """A path has fallen silent: the way out of here may have changed unseen, so show the NMS where we are."""
+        self._registrations.refresh(now)
+
     def direction(self, fqdn: str = "", address: bytes = b"", *, now: float) -> bytes:
         """Ask for a path by name or by virtual address; the transaction ID that its event will bear.
 

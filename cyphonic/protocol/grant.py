@@ -14,7 +14,7 @@ from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.limits import HOLE_PUNCH_COUNT, HOLE_PUNCH_INTERVAL, RELAY_FALLBACK
 from cyphonic.protocol.mac import append_path_mac, path_mac_key
 from cyphonic.protocol.outbox import Outbox
-from cyphonic.protocol.paths import Destination
+from cyphonic.protocol.paths import Destination, PathKind
 from cyphonic.protocol.replay import ReplayWindow
 from cyphonic.wire.direction import FirstPath, RelayGrant, Role, RouteDirection
 from cyphonic.wire.endpoint import Endpoint
@@ -65,19 +65,18 @@ class PathGrant:
         """The peer has used this path ID, so it has been told too."""
         self.failed = False
         """A handshake under it was given up."""
-        self.bindings = [
-            Binding(relay, direction.path_id, self.role, endpoint, chance)
-            for relay in direction.relays
-            if (endpoint := _reachable(relay, families)) is not None
-        ]
+        self.bindings: list[Binding] = []
         self.fallback_at = now + RELAY_FALLBACK
         """When relay and hole punching start, unless the direct path has answered."""
+        self._relays = direction.relays
+        self._chance = chance
         self._outbox = outbox
-        self._families = families
+        self._families: frozenset[AddressFamily] = frozenset()
         self._punches_left = 0
         self._punches_sent = 0
         self._punches_seen = ReplayWindow(PUNCH_WINDOW)
         self._next_punch = math.inf
+        self._reach(families)
 
     @property
     def shared(self) -> bool:
@@ -95,6 +94,12 @@ class PathGrant:
             return []
         return [endpoint for endpoint in self.candidates if endpoint.family in self._families]
 
+    def places(self) -> Iterator[tuple[Destination, PathKind]]:
+        """``reachable`` as destinations, and of which kind a path there would be."""
+        for endpoint in self.reachable():
+            lan = self.first_path is FirstPath.LAN_AND_RELAYED and endpoint.is_private
+            yield Destination(endpoint), PathKind.LAN if lan else PathKind.DIRECT
+
     def relayed(self) -> Iterator[Destination]:
         """Every way through a relay that is bound."""
         for binding in self.bindings:
@@ -108,7 +113,7 @@ class PathGrant:
 
     def start(self, now: float, *, relay: bool) -> None:
         """Begin what the first path asks for at once; ``relay``: bind in any case."""
-        if relay or self.first_path in _RELAY_AT_ONCE:
+        if relay or self.first_path in _RELAY_AT_ONCE or not self.reachable():
             self.bind(now)
         if self.first_path in _PUNCH_AT_ONCE:
             self.punch(now)
@@ -127,11 +132,36 @@ class PathGrant:
             self._flush(binding)
 
     def rebind(self, now: float) -> None:
-        """This node has moved: renew every binding from the new address."""
+        """This node may be seen elsewhere than before: renew every binding that stands, or stood."""
+        for binding in self.bindings:
+            if binding.generation and not binding.asking:
+                binding.rebind(now)
+                self._flush(binding)
+
+    def move(self, families: frozenset[AddressFamily], now: float) -> list[Destination]:
+        """This node has moved: renew the bindings from where it is now.  The ways that are no more."""
+        before = list(self.relayed())
+        self._reach(families)
         for binding in self.bindings:
             if binding.generation:
                 binding.rebind(now)
                 self._flush(binding)
+        return [way for way in before if way not in self.relayed()]
+
+    def _reach(self, families: frozenset[AddressFamily]) -> None:
+        """Bindings for the relays that these families reach; one keeps its endpoint as long as it can."""
+        self._families = families
+        standing = {binding.grant.public_key: binding for binding in self.bindings}
+        self.bindings = []
+        for relay in self._relays:
+            binding = standing.get(relay.public_key)
+            endpoint = _reachable(relay, families)
+            if binding is None and endpoint is not None:
+                binding = Binding(relay, self.path_id, self.role, endpoint, self._chance)
+            elif binding is not None and endpoint is not None and binding.endpoint.family not in families:
+                binding.relocate(endpoint)
+            if binding is not None:
+                self.bindings.append(binding)
 
     def punch(self, now: float) -> None:
         """Send HolePunches to the peer's candidates, paced, from now on."""

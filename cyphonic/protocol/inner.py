@@ -1,4 +1,4 @@
-"""The addresses of an inner IP packet, raw: 16 bytes, 4 bytes, or nothing for what is no packet."""
+"""Inner IP packets: their addresses, raw (16 bytes, 4 bytes, or nothing for what is no packet), and their count."""
 
 from __future__ import annotations
 

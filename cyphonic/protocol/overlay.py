@@ -31,6 +31,7 @@ from cyphonic.protocol.client_events import (
     DirectionFailed,
     LoggedIn,
     PeerRevoked,
+    Registered,
     SelfRevoked,
 )
 from cyphonic.protocol.client_events import Event as ClientEvent
@@ -38,8 +39,9 @@ from cyphonic.protocol.index import IndexTable
 from cyphonic.protocol.inner import destination
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.outbox import Outbox
+from cyphonic.protocol.own import Self
 from cyphonic.protocol.paths import Destination
-from cyphonic.protocol.peer import Peer, Self
+from cyphonic.protocol.peer import Peer
 from cyphonic.protocol.staging import Staging
 from cyphonic.wire.certificate import Certificate
 from cyphonic.wire.direction import RefusalReason
@@ -106,7 +108,7 @@ class Overlay:
         self.outbox = Outbox()
         self.drops = self.outbox.drops
         """Datagrams and packets deliberately not processed, by reason."""
-        self._own = Self(static, chance, suites, IndexTable(chance))
+        self._own: Self[Peer] = Self(static, chance, suites, IndexTable(chance))
         self._families: frozenset[AddressFamily] = frozenset()
         self._underlay: tuple[frozenset[AddressFamily], list[Endpoint]] = (frozenset(), [])
         self._peers: dict[bytes, Peer] = {}
@@ -114,6 +116,7 @@ class Overlay:
         self._by_path: dict[bytes, Peer] = {}
         self._relayed: dict[tuple[Endpoint, int], Peer] = {}
         self._inquiries: dict[bytes, _Inquiry] = {}
+        self._seen_at: dict[AddressFamily, Endpoint] = {}
         self._renewals: dict[bytes, Peer] = {}
         self._gone: dict[bytes, float] = {}
         self._timers: list[tuple[float, int, bytes]] = []
@@ -170,10 +173,10 @@ class Overlay:
             self.client.reattach(now)
         else:
             self._underlay = (families, candidates)
+            self._seen_at.clear()
             self.client.set_underlay(families, candidates, now)
-        for peer in self._peers.values():
-            peer.families = families
-            peer.moved(now)
+        for peer in self.peers:
+            peer.moved(families, now)
             self._after_peer(peer, now)
         self._after_client(now)
 
@@ -367,10 +370,23 @@ class Overlay:
             elif isinstance(event, SelfRevoked):
                 for peer in self.peers:
                     self.forget(peer)
+            elif isinstance(event, Registered):
+                self._observed(event, now)
             elif isinstance(event, CloudUnreachable):
                 pass  # established tunnels go on; what waited for an answer gets its own DirectionFailed
         self._events.extend(events)
         self.outbox.datagrams.extend(self.client.datagrams_to_send())
+
+    def _observed(self, event: Registered, now: float) -> None:
+        """Where the NMS sees this node; elsewhere than before: a router on the way has changed, for peers too."""
+        before = self._seen_at.get(event.family)
+        self._seen_at[event.family] = event.observed
+        for peer in self.peers:
+            if before is None:
+                peer.reconsider = True
+            elif before != event.observed:
+                peer.doubt(now)
+                self._after_peer(peer, now)
 
     def _directed(self, event: Directed, now: float) -> None:
         certificate = event.certificate
@@ -390,6 +406,7 @@ class Overlay:
         self._by_path = _without(self._by_path, peer)
         for path_id in peer.path_ids:
             self._by_path[path_id] = peer
+        self._index_bindings(peer)
         if inquiry is not None:
             if inquiry.looked_up:
                 self._events.append(_found(inquiry.target, certificate))
@@ -454,6 +471,8 @@ class Overlay:
         peer.attention = False
         if peer.direction_wanted:
             peer.direction_wanted = False
+            if peer.paths.silent:
+                self.client.refresh(now)
             transaction_id = self.client.direction(address=peer.certificate.virtual_ipv6, now=now)
             self._renewals[transaction_id] = peer
             self.outbox.datagrams.extend(self.client.datagrams_to_send())

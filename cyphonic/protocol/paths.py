@@ -6,14 +6,17 @@ ICE (RFC 8445) with the roles left out: each end chooses where it sends, and onl
 
 A path in use is left for a better kind (LAN, then direct, then relayed), for the one that the peer itself now
 sends from (it has moved), or when it has fallen silent.  Nothing else makes it change: that is the hysteresis.
-Between two equally good paths one end leads and the other follows, or they would swap for ever.
+Between two equally good paths one end leads and the other follows, or they would swap for ever; a leader follows
+only a peer that has left the path which both had used.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import IntEnum
+from socket import AddressFamily
 from typing import NamedTuple
 
 from cyphonic.protocol.limits import PATH_CHECK_COUNT, PATH_CHECK_INTERVAL
@@ -21,8 +24,8 @@ from cyphonic.wire.endpoint import Endpoint
 
 MOVE_PATIENCE = 1.0
 """Seconds without a word on the path in use, while the peer speaks from elsewhere, until even a leader follows."""
-PROBE_PATIENCE = 2.0
-"""Seconds of unanswered probing until a path counts as silent."""
+PROBE_PATIENCE = 1.0
+"""Seconds of unanswered probing, beside two known round trips, until a path counts as silent."""
 PROBE_COUNT = 8
 LEARNED_COUNT = 3
 """Probes of a source that nobody named, until it answers one: it may be a forged one."""
@@ -56,6 +59,8 @@ class Candidate:
     learned: bool = False
     checks_left: int = 0
     next_check: float = math.inf
+    checked: int = 0
+    """Probes since the last that was answered, or since a direction or a move gave reason for more."""
     verified: float | None = None
     rtt: float | None = None
     """Seconds, of the newest answered check."""
@@ -84,6 +89,8 @@ class Paths:
     _asked_from: list[Destination] = field(default_factory=list)
     _heard_current: float = -math.inf
     _probing_since: float = math.inf
+    _peer_left: bool = False
+    """The peer sent from the path in use, and now sends from elsewhere."""
 
     def offer(self, destination: Destination, kind: PathKind, *, learned: bool = False) -> Candidate:
         """Know a destination from now on; a known one stays as it is."""
@@ -94,6 +101,10 @@ class Paths:
             candidate = Candidate(destination, kind, learned)
             self._candidates[destination] = candidate
         return candidate
+
+    def knows_beside(self, source: Destination) -> bool:
+        """Whether that is a candidate, but not in use: a probe along it does not mean that the peer has moved."""
+        return source != self.current and source in self._candidates
 
     def withdraw(self, destination: Destination) -> None:
         """Forget a destination (a relay binding that ended)."""
@@ -163,12 +174,24 @@ class Paths:
         self.offer(destination, self.kind(destination), learned=not destination.prefix).verified = now
         self.current = destination
         self.why = why
+        self._peer_left = False
         self._current_answers(now)
 
     def check(self, candidate: Candidate, now: float, times: int = PATH_CHECK_COUNT) -> None:
-        """Probe a candidate from now on, paced, at most ``times`` times."""
+        """Probe a candidate from now on, paced, at most ``times`` times.
+
+        One that never answered gets ``PATH_CHECK_COUNT`` probes in all: its address may be some stranger's.
+        """
+        if candidate.verified is None:
+            times = min(times, PATH_CHECK_COUNT - candidate.checked)
         candidate.checks_left = max(candidate.checks_left, times)
-        candidate.next_check = min(candidate.next_check, now)
+        if candidate.checks_left > 0:
+            candidate.next_check = min(candidate.next_check, now)
+
+    def renew_checks(self) -> None:
+        """There is reason to probe again what did not answer."""
+        for candidate in self._candidates.values():
+            candidate.checked = 0
 
     def check_better(self, now: float) -> None:
         """Probe every candidate of a better kind than the path in use."""
@@ -177,12 +200,27 @@ class Paths:
             if candidate.kind < limit:
                 self.check(candidate, now)
 
+    def moved(self, families: Collection[AddressFamily], now: float) -> None:
+        """This node has other addresses: probe all that it can still reach, and doubt the path in use."""
+        self.renew_checks()
+        for candidate in self._candidates.values():
+            candidate.verified = None
+            candidate.checks_left, candidate.next_check = 0, math.inf
+            if candidate.destination.endpoint.family in families:
+                self.check(candidate, now)
+        self._probing_since = math.inf
+        if self.current is not None and self.current.endpoint.family in families:
+            self.probe_current(now)
+        elif self.current is not None:
+            self.silent = True
+
     def checks_due(self, now: float) -> list[tuple[int, Destination]]:
         """The probes to send now, each under a number of its own."""
         due = []
         for candidate in self._candidates.values():
             if candidate.next_check <= now:
                 candidate.checks_left -= 1
+                candidate.checked += 1
                 candidate.next_check = now + PATH_CHECK_INTERVAL if candidate.checks_left > 0 else math.inf
                 due.append((self.number_check(candidate.destination, now), candidate.destination))
         return due
@@ -211,6 +249,7 @@ class Paths:
         if candidate is not None:
             candidate.verified = now
             candidate.rtt = rtt
+            candidate.checked = 0
             candidate.checks_left = 0
             candidate.next_check = math.inf
             self._consider(candidate, now)
@@ -219,38 +258,43 @@ class Paths:
     def heard(self, source: Destination, now: float) -> None:
         """The peer's newest datagram (highest counter) came from ``source``, which may mean that it has moved."""
         moved = source != self._peer_sends_from
+        self._peer_left = source != self.current and (self._peer_left or self._peer_sends_from == self.current)
         self._peer_sends_from = source
         if source == self.current:
-            self._heard_current = now  # it lives one way; whether it does the other way, only an answer shows
+            # Not an answer: it may have been on the way when the path died, or only one direction may work.
+            self._heard_current = now
+            if self.silent:
+                self._check_source(source, now)
         elif moved or now - self._heard_current >= MOVE_PATIENCE:
-            candidate = self.offer(source, self.kind(source), learned=True)
-            if candidate.next_check == math.inf:
-                self.check(candidate, now, LEARNED_COUNT)
+            self._check_source(source, now)
             self.probe_current(now)
 
     def probe_current(self, now: float) -> None:
         """Ask whether the path in use still answers; ``overdue`` tells when it has not."""
-        if self.current is not None and self._probing_since == math.inf:
+        if self.current is not None and not self.silent and self._probing_since == math.inf:
             self._probing_since = now
             self.check(self.offer(self.current, self.kind(self.current)), now, PROBE_COUNT)
 
-    def silence(self, now: float) -> float:
-        """Seconds since the path in use was last heard."""
-        return now - self._heard_current
+    def answered_since(self, moment: float) -> bool:
+        """Whether there is a path in use, and it has answered a check or the handshake since then."""
+        candidate = self._candidates.get(self.current) if self.current is not None and not self.silent else None
+        return candidate is not None and candidate.verified is not None and candidate.verified >= moment
 
     def overdue(self, now: float) -> bool:
-        """Whether the path in use has just turned out silent; then every other candidate is probed."""
-        if now < self._probing_since + PROBE_PATIENCE:
+        """Whether the path in use has just turned out silent: time to probe every other."""
+        if now < self._verdict_at():
             return False
         self._probing_since = math.inf
         self.silent = True
-        self.check_better(now)
         return True
 
     def next_deadline(self) -> float:
         """When the next probe, or the verdict on the path in use, is due; infinity when nothing is."""
         checks = min((candidate.next_check for candidate in self._candidates.values()), default=math.inf)
-        return min(checks, self._probing_since + PROBE_PATIENCE)
+        return min(checks, self._verdict_at())
+
+    def _verdict_at(self) -> float:
+        return self._probing_since + PROBE_PATIENCE + 2 * (self.current_rtt or 0.0)
 
     def _current_answers(self, now: float) -> None:
         self._heard_current = now
@@ -275,7 +319,14 @@ class Paths:
         assert self.current is not None
         if candidate.destination != self._peer_sends_from or candidate.kind > self.kind(self.current):
             return False
-        return not self.leads or candidate.learned or now - self._heard_current >= MOVE_PATIENCE
+        return not self.leads or self._peer_left or candidate.learned or now - self._heard_current >= MOVE_PATIENCE
+
+    def _check_source(self, source: Destination, now: float) -> None:
+        if source.prefix and source not in self._candidates:
+            return  # a way through a relay is known while it is bound, and never learned
+        candidate = self.offer(source, self.kind(source), learned=True)
+        if candidate.next_check == math.inf:
+            self.check(candidate, now, LEARNED_COUNT)
 
     def _forget_a_learned_one(self) -> None:
         learned = [c for c in self._candidates.values() if c.learned and c.destination != self.current]

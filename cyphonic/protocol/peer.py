@@ -17,30 +17,28 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from socket import AddressFamily
 
 from cyphonic.errors import NotAllowedError
 from cyphonic.protocol.attempt import GIVE_UP_AFTER, Attempt
 from cyphonic.protocol.binding import Binding
-from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.grant import PathGrant, first_path_reason, relayed_by
+from cyphonic.protocol.grants import Grants
 from cyphonic.protocol.handshake import (
     choose_suite,
     read_tunnel_request,
     write_tunnel_response,
 )
-from cyphonic.protocol.index import IndexTable
 from cyphonic.protocol.inner import Traffic, source
-from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.limits import (
     KEEPALIVE_TIMEOUT,
     PATH_KEY_RENEWAL,
     REKEY_TIMEOUT,
 )
-from cyphonic.protocol.liveness import LIVENESS_DEAD, LIVENESS_PROBE, Liveness
+from cyphonic.protocol.liveness import LIVENESS_DEAD, Liveness
 from cyphonic.protocol.mac import check_path_mac
 from cyphonic.protocol.outbox import Outbox
+from cyphonic.protocol.own import Self
 from cyphonic.protocol.paths import LEARNED_COUNT, Destination, PathKind, Paths
 from cyphonic.protocol.session import Session
 from cyphonic.protocol.sessions import Sessions
@@ -51,7 +49,6 @@ from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.header import MessageType
 from cyphonic.wire.tunnel import (
     HolePunch,
-    Suite,
     TunnelRequest,
     TunnelResponse,
     decode_path_check,
@@ -65,16 +62,7 @@ CONFIRM_INTERVAL = 0.3
 DIRECTION_INTERVAL = 5.0
 """Seconds between two directions asked for by one peer."""
 TICK = 1.0
-
-
-@dataclass(slots=True, frozen=True)
-class Self:
-    """What a peer's machine needs to know of the node it runs in."""
-
-    static: KeyPair
-    chance: Chance
-    suites: tuple[Suite, ...]
-    indices: IndexTable[Peer]
+"""Seconds; shorter than any silence that is doubted."""
 
 
 class Peer:
@@ -85,7 +73,7 @@ class Peer:
     tunnel that runs sets neither: that is the fast path.
     """
 
-    def __init__(self, certificate: Certificate, own: Self, outbox: Outbox) -> None:
+    def __init__(self, certificate: Certificate, own: Self[Peer], outbox: Outbox) -> None:
         self.certificate = certificate
         self.traffic = Traffic()
         self.first_path: FirstPath | None = None
@@ -94,13 +82,15 @@ class Peer:
         self.last_handshake: float | None = None
         self.direction_wanted = False
         self.attention = False
+        self.reconsider = False
+        """The NMS knows of one more family here than when it last directed: the two may meet after all."""
         self.families: frozenset[AddressFamily] = frozenset()
         self.paths = Paths(leads=own.static.public < certificate.static_key)
         self.round_trips: deque[tuple[int, float, Destination]] = deque(maxlen=64)
         """(number, seconds, where it went) of acknowledged probes, newest last: what ``ping`` reads."""
         self._own = own
         self._outbox = outbox
-        self._grants: dict[bytes, PathGrant] = {}
+        self._grants = Grants()
         self._attempt: Attempt | None = None
         self._response = b""  # that opened the session in use, when this end had asked
         self._sessions = Sessions(own.indices.release)
@@ -108,6 +98,7 @@ class Peer:
         self._liveness = Liveness()
         self._stamp = 0
         self._last_direction_asked = -math.inf
+        self._fell_back = -math.inf
         self._next_tick = math.inf
         self._confirm_at = math.inf
 
@@ -141,12 +132,12 @@ class Peer:
     @property
     def path_ids(self) -> list[bytes]:
         """Under which the peer may speak of this pair."""
-        return list(self._grants)
+        return [grant.path_id for grant in self._grants]
 
     @property
     def bindings(self) -> list[Binding]:
         """Relay bindings of every path that lives."""
-        return [binding for grant in self._grants.values() for binding in grant.bindings]
+        return [binding for grant in self._grants for binding in grant.bindings]
 
     @property
     def certified(self) -> tuple[bytes, bytes]:
@@ -155,31 +146,26 @@ class Peer:
 
     def next_deadline(self) -> float:
         """When ``handle_timeout`` wants to be called; infinity when never."""
-        deadline = min(self._next_tick, self._confirm_at, self.paths.next_deadline())
-        if self._attempt is not None:
-            deadline = min(deadline, self._attempt.next_deadline())
-        for grant in self._grants.values():
-            deadline = min(deadline, grant.next_deadline())
-        return deadline
+        attempt = self._attempt.next_deadline() if self._attempt is not None else math.inf
+        paths, grants = self.paths.next_deadline(), self._grants.next_deadline()
+        return min(self._next_tick, self._confirm_at, attempt, paths, grants)
 
     # Direction.
 
     def directed(self, direction: RouteDirection, certificate: Certificate, now: float) -> None:
         """The NMS has directed this pair: a new one, or one whose path key or place is to be renewed."""
-        if direction.path_id in self._grants:
+        if self._grants.of(direction.path_id) is not None:
             return
         self.certificate = certificate
         self.direction_wanted = False
         grant = PathGrant(direction, self.families, self._own.chance, self._outbox, now)
-        while len(self._grants) >= 2:
-            self._drop_grant(next(iter(self._grants)))
-        self._grants[grant.path_id] = grant
+        if (oldest := self._grants.to_give_way(self.paths.current)) is not None:
+            self._drop_grant(oldest)
+        self._grants.add(grant)
         answering = self.answering
-        for endpoint in grant.reachable():
-            lan = grant.first_path is FirstPath.LAN_AND_RELAYED and endpoint.is_private
-            candidate = self.paths.offer(Destination(endpoint), PathKind.LAN if lan else PathKind.DIRECT)
-            if answering and candidate.verified is None:
-                self.paths.check(candidate, now)
+        self.paths.renew_checks()
+        self._offer_candidates(now)
+        self._probe_current(now)  # whoever asked may have moved
         self._tick_soon(now)
         if not answering:
             self.first_path, self.first_kind = grant.first_path, None
@@ -191,6 +177,14 @@ class Peer:
             self._end_attempt()  # one under the grant before may be unknown to the peer
             self._start_handshake(now)
 
+    def _offer_candidates(self, now: float) -> None:
+        """Know every place that the grants name; with a session, probe what has not answered from here yet."""
+        for grant in self._grants:
+            for destination, kind in grant.places():
+                candidate = self.paths.offer(destination, kind)
+                if self.session is not None and (candidate.verified is None or self.paths.silent):
+                    self.paths.check(candidate, now)
+
     def connect(self, now: float) -> None:
         """A packet or a name look-up wants this peer: do what is needed for a tunnel."""
         self._liveness.last_packet = now
@@ -201,27 +195,34 @@ class Peer:
         if self._grants and self.paths.current is not None:
             self._start_handshake(now)
 
-    def moved(self, now: float) -> None:
-        """This node's own addresses have changed: speak from the new one, renew every binding and the direction."""
-        for grant in self._grants.values():
-            grant.rebind(now)
+    def moved(self, families: frozenset[AddressFamily], now: float) -> None:
+        """This node's addresses have changed: speak from the new ones, renew every binding and the direction."""
+        self.families = families
+        for grant in self._grants:
+            for way in grant.move(families, now):
+                self.paths.withdraw(way)
+        if self._attempt is not None:
+            self._send_request(self._attempt)
         if self.session is None:
             return
-        if self.paths.current is not None:
-            self._send_capsule(b"", now)
-            self.paths.probe_current(now)
-        for candidate in self.paths.candidates():
-            if candidate.destination.endpoint.family in self.families:
-                self.paths.check(candidate, now)
-        self._last_direction_asked = -math.inf
-        self._want_direction(now)
+        self._offer_candidates(now)
+        self.paths.moved(families, now)
+        self._probe_current(now)
+        if families:
+            self._last_direction_asked = -math.inf
+            self._want_direction(now)
+
+    def doubt(self, now: float) -> None:
+        """The way between may have changed: ask whether the path in use still answers."""
+        if self.session is not None and self._liveness.active(now):
+            self._probe_current(now)
 
     def close(self) -> None:
         """Forget everything: sessions, handshakes, bindings."""
         self._sessions.close()
         self._end_attempt()
-        for path_id in list(self._grants):
-            self._drop_grant(path_id)
+        for grant in self._grants:
+            self._drop_grant(grant)
         self._staged.drop("peer_forgotten")
         self.paths = Paths(leads=self.paths.leads)
         self._next_tick = self._confirm_at = math.inf
@@ -267,11 +268,12 @@ class Peer:
         newest = session.highest_counter
         plaintext, counter = session.open(datagram)
         self._confirm(session, via, now)
-        self._liveness.heard()
+        self._liveness.heard(now)
+        kind = datagram[0]
         if session is self.session and counter > newest:
             self.attention = self.attention or via != self.paths.current
-            self.paths.heard(via, now)
-        kind = datagram[0]
+            if kind == MessageType.CAPSULE or not self.paths.knows_beside(via):
+                self.paths.heard(via, now)
         if kind == MessageType.CAPSULE:
             self._receive_inner(plaintext, now)
         elif kind == MessageType.PATH_CHECK:
@@ -300,7 +302,7 @@ class Peer:
 
     def receive_request(self, datagram: bytes, via: Destination, now: float) -> None:
         """A TunnelRequest under one of this pair's path IDs.  Raise DropError."""
-        grant = self._grants.get(TunnelRequest.decode(datagram).path_id)
+        grant = self._grants.of(TunnelRequest.decode(datagram).path_id)
         if grant is None:
             raise NotAllowedError("unknown_path")
         if grant.answered is not None and grant.answered[0] == datagram:
@@ -352,7 +354,7 @@ class Peer:
         self.paths.use(via, self.paths.why, now)
 
     def _start_handshake(self, now: float) -> None:
-        grant = self._newest_grant()
+        grant = self._grants.newest()
         if grant is None or self._attempt is not None:
             return
         index = self._own.indices.allocate(self)
@@ -368,7 +370,10 @@ class Peer:
         if not attempt.resend(now):
             self._give_up(attempt, now)
             return
-        for destination in self._handshake_destinations(attempt.grant, fallback=attempt.repeated):
+        self._send_request(attempt)
+
+    def _send_request(self, attempt: Attempt) -> None:
+        for destination in attempt.destinations(self.paths, rekey=self.session is not None):
             self._ask(attempt, destination)
 
     def _ask(self, attempt: Attempt, destination: Destination) -> None:
@@ -386,27 +391,18 @@ class Peer:
         if self._liveness.last_packet > attempt.started:
             self._want_direction(now)
 
-    def _handshake_destinations(self, grant: PathGrant, *, fallback: bool) -> list[Destination]:
-        """A rekey goes where the traffic goes, and when that does not answer where a first handshake goes."""
-        destinations = []
-        if self.paths.current is not None and not self.paths.silent:
-            destinations.append(self.paths.current)
-            if self.session is not None and not fallback:
-                return destinations
-        return list(dict.fromkeys([*destinations, *grant.ways()]))
-
     def _establish(self, session: Session, via: Destination, now: float) -> None:
         """A session takes over: an initiator's on the response, a responder's on its first opened capsule."""
         self._sessions.use(session, now)
         self.last_handshake = now
-        self._liveness.heard()
+        self._liveness.heard(now)
         if self.first_kind is None:
             self.first_kind = self.paths.kind(via)
             self.paths.use(via, first_path_reason(self.first_path, relayed=bool(via.prefix)), now)
         elif self.paths.current is None or self.paths.silent:
             self.paths.use(via, "first to answer", now)
         if not via.prefix:
-            for grant in self._grants.values():
+            for grant in self._grants:
                 grant.stop_punching()
         self.paths.check_better(now)
         self._tick_soon(now)
@@ -422,7 +418,7 @@ class Peer:
     def receive_punch(self, datagram: bytes, via: Destination, now: float) -> None:
         """A HolePunch under one of this pair's path IDs: its source is a candidate.  Raise DropError."""
         punch = HolePunch.decode(datagram)
-        grant = self._grants.get(punch.path_id)
+        grant = self._grants.of(punch.path_id)
         if grant is None:
             raise NotAllowedError("unknown_path")
         check_path_mac(datagram, grant.mac_key)
@@ -438,7 +434,7 @@ class Peer:
 
     def receive_relay(self, datagram: bytes, source: Endpoint, now: float) -> None:
         """A relay's challenge or binding.  Raise DropError."""
-        grant = self._grants.get(datagram[8:24])
+        grant = self._grants.of(datagram[8:24])
         if grant is None:
             raise NotAllowedError("unknown_path")
         was_bound = set(grant.relayed())
@@ -456,24 +452,10 @@ class Peer:
         if self.session is not None and (self.paths.silent or self.paths.current_kind is PathKind.RELAYED):
             self.paths.check(candidate, now)
 
-    def _drop_grant(self, path_id: bytes) -> None:
-        grant = self._grants.pop(path_id)
-        for relayed in grant.relayed():
-            self.paths.withdraw(relayed)
-        named = {endpoint for other in self._grants.values() for endpoint in other.candidates}
-        for endpoint in set(grant.candidates) - named:
-            self.paths.retire(Destination(endpoint))
+    def _drop_grant(self, grant: PathGrant) -> None:
+        self._grants.remove(grant, self.paths)
         if self._attempt is not None and self._attempt.grant is grant:
             self._end_attempt()
-
-    def _newest_grant(self) -> PathGrant | None:
-        """The newest one that the peer is known to have too, else the newest.
-
-        An initiator was told after the responder had confirmed; a responder learns it when the peer first speaks.
-        """
-        newest_first = list(reversed(self._grants.values()))
-        shared = (grant for grant in newest_first if grant.shared and not grant.failed)
-        return next(shared, newest_first[0] if newest_first else None)
 
     # Time.
 
@@ -483,8 +465,9 @@ class Peer:
             self._tick(now)
         if self._attempt is not None and self._attempt.next_deadline() <= now:
             self._resend_request(now)
-        for grant in self._grants.values():
-            grant.handle_timeout(now, connected=self.answering)
+        for grant in self._grants:
+            connected = self.session is not None and self.paths.answered_since(grant.received)
+            grant.handle_timeout(now, connected=connected)
         if self._confirm_at <= now:
             self._confirm_again(now)
         if self.session is not None:
@@ -502,9 +485,12 @@ class Peer:
             self._confirm_at = now + CONFIRM_INTERVAL
 
     def _fall_back(self, now: float) -> None:
-        """The path in use has fallen silent: open every other way, and ask the NMS for a new direction."""
-        newest = self._newest_grant()
+        """The path in use is silent: probe and open every other way, and ask the NMS for a new direction."""
+        self._fell_back = now
+        self.paths.check_better(now)
+        newest = self._grants.newest()
         if newest is not None:
+            newest.rebind(now)  # the relay, too, may see us elsewhere than before
             newest.bind(now)
             newest.punch(now)
         self._want_direction(now)
@@ -525,16 +511,16 @@ class Peer:
             self._check_liveness(now)
             self._keep_alive(now)
         busy = bool(self._sessions or self._grants or self._staged)
-        self._next_tick = now + TICK if busy else math.inf
+        self._next_tick = min(now + TICK, self._liveness.next_doubt(now)) if busy else math.inf
 
     def _expire(self, now: float) -> None:
         had_session = self.session is not None
         self._sessions.expire(now)
         if had_session and self.session is None:
             self.paths.rest()
-        for path_id, grant in list(self._grants.items()):
+        for grant in self._grants:
             if now >= grant.expires:
-                self._drop_grant(path_id)
+                self._drop_grant(grant)
 
     def _rekey(self, now: float) -> None:
         if self._attempt is None and self.session is not None and self.session.needs_rekey(now):
@@ -545,7 +531,11 @@ class Peer:
         self._tick_soon(now)
 
     def _renew_direction(self, now: float) -> None:
-        newest = self._newest_grant()
+        newest = self._grants.newest()
+        if self.reconsider and len(self.families) > 1 and self.first_path is FirstPath.RELAYED_ONLY:
+            self._last_direction_asked = -math.inf
+            self._want_direction(now)
+        self.reconsider = False
         if newest is None:
             self._want_direction(now)
         elif newest.role is Role.INITIATOR:
@@ -554,13 +544,21 @@ class Peer:
                 self._want_direction(now)
 
     def _check_liveness(self, now: float) -> None:
+        if self._liveness.doubtful(now):
+            self._probe_current(now)
+        if self.paths.silent and now - self._fell_back >= DIRECTION_INTERVAL:
+            self._fall_back(now)
         unanswered = self._liveness.unanswered(now)
-        if unanswered >= LIVENESS_PROBE:
-            self.paths.probe_current(now)
         if unanswered >= LIVENESS_DEAD:
             self._want_direction(now)
             if unanswered >= KEEPALIVE_TIMEOUT + REKEY_TIMEOUT:
                 self._start_handshake(now)
+
+    def _probe_current(self, now: float) -> None:
+        """The capsule shows the peer from where this node sends now, which a probe does not."""
+        if self.answering:
+            self._send_capsule(b"", now)
+            self.paths.probe_current(now)
 
     def _keep_alive(self, now: float) -> None:
         if self._liveness.keepalive_due(now):

@@ -72,6 +72,11 @@ class Registrations:
             if family in self.families and attachment.phase is Phase.IDLE:
                 attachment.register(self.presence, now)
 
+    def refresh(self, now: float) -> None:
+        """A keepalive at once, over every family with a lease."""
+        for attachment in self._attachments.values():
+            attachment.refresh(now)
+
     def stop(self) -> None:
         """Forget every lease."""
         for attachment in self._attachments.values():

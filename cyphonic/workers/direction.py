@@ -41,7 +41,7 @@ from cyphonic.wire.header import (
     SignalingHeader,
 )
 from cyphonic.wire.job import Job, Route, Send
-from cyphonic.wire.registration import RelayAddress
+from cyphonic.wire.registration import MAX_CANDIDATES, RelayAddress
 from cyphonic.wire.relay import RelayToken
 from cyphonic.workers.sender import Sender, current_key, open_common_key, open_from_node
 from cyphonic.workers.setting import Conversation, ManagementKeys, Reply, Setting, source
@@ -156,10 +156,17 @@ def _refusal(setting: Setting, sender: Sender, target: Target | None) -> Directi
 
 
 def _whereabouts(wall: float, leases: Sequence[Lease | None], route: Route | None) -> Whereabouts:
-    """From live leases; a request's own source is newer than what the lease of that family says."""
+    """From live leases; a request's own source is newer than what the lease of that family says.
+
+    A lease of a family in which the node names no address any more has been left behind: the node has moved.
+    """
     live = [lease for lease in leases if lease is not None and lease.live(wall)]
+    newest = max(live, key=lambda lease: lease.refreshed, default=None)
+    candidates = newest.candidates if newest is not None else []
+    named = {family_of(candidate) for candidate in candidates}
+    if newest is not None and 0 < len(candidates) < MAX_CANDIDATES:
+        live = [lease for lease in live if lease is newest or family_of(lease.observed) in named]
     observed = {family_of(lease.observed): lease.observed for lease in live}
-    candidates = max(live, key=lambda lease: lease.refreshed).candidates if live else []
     if route is not None:
         asked_from = source(route)
         observed[family_of(asked_from)] = asked_from

@@ -1,4 +1,4 @@
-"""A network in virtual time: hosts, port-restricted NATs, and everything that can happen to a datagram.
+"""A network in virtual time: hosts, NATs of every kind, and everything that can happen to a datagram.
 
 Nothing here waits.  ``Clock.run_until`` performs what is due in order; a seed decides every loss and delay, so a
 failing seed fails again.
@@ -10,6 +10,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 
 from cyphonic.wire.endpoint import Endpoint
 
@@ -64,30 +65,47 @@ class Faults:
     """Probability of seconds of delay instead."""
 
 
+class Filtering(Enum):
+    """Whose datagrams a NAT lets in (RFC 4787 §5)."""
+
+    ANYONE = "full-cone"
+    ADDRESSES = "address-restricted"
+    ENDPOINTS = "port-restricted"
+
+
 @dataclass
 class Nat:
-    """A port-restricted NAPT: endpoint-independent mapping, address- and port-dependent filtering (RFC 4787)."""
+    """A NAPT.  ``symmetric``: a new port for every destination."""
 
     public: str
     next_port: int = 20000
-    outward: dict[Endpoint, int] = field(default_factory=dict)
+    filtering: Filtering = Filtering.ENDPOINTS
+    symmetric: bool = False
+    outward: dict[tuple[Endpoint, Endpoint | None], int] = field(default_factory=dict)
     inward: dict[int, Endpoint] = field(default_factory=dict)
     contacted: set[tuple[int, Endpoint]] = field(default_factory=set)
 
     def send(self, source: Endpoint, destination: Endpoint) -> Endpoint:
         """The source as the outside sees it."""
-        port = self.outward.get(source)
+        mapping = source, destination if self.symmetric else None
+        port = self.outward.get(mapping)
         if port is None:
             port = self.next_port
             self.next_port += 1
-            self.outward[source] = port
+            self.outward[mapping] = port
             self.inward[port] = source
         self.contacted.add((port, destination))
         return Endpoint(self.public, port)
 
     def admit(self, source: Endpoint, port: int) -> Endpoint | None:
         """The host inside that a datagram from outside goes to."""
-        return self.inward.get(port) if (port, source) in self.contacted else None
+        if self.filtering is Filtering.ENDPOINTS and (port, source) not in self.contacted:
+            return None
+        if self.filtering is Filtering.ADDRESSES and (port, source.host) not in {
+            (known, endpoint.host) for known, endpoint in self.contacted
+        }:
+            return None
+        return self.inward.get(port)
 
     def forget(self) -> None:
         """As after a restart, or a flush of its table."""
@@ -118,6 +136,13 @@ class Network:
         if nat is not None:
             self._behind[address] = nat
             self._nats[nat.public] = nat
+
+    def renumber(self, nat: Nat, public: str) -> None:
+        """The NAT is restarted with another public address, and no host behind it is told."""
+        del self._nats[nat.public]
+        nat.forget()
+        nat.public = public
+        self._nats[public] = nat
 
     def detach(self, address: str) -> None:
         """The host is gone from here."""

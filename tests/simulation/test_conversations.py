@@ -8,92 +8,21 @@ ends established or given up with a reason, and nothing exists twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from cyphonic.protocol.client import ClientState, CloudUnreachable, Directed, DirectionFailed
 from cyphonic.protocol.overlay import LookedUp
 from cyphonic.protocol.paths import PathKind
-from cyphonic.state.registry import create_enrolment_key, list_nodes, revoke_node
+from cyphonic.state.registry import list_nodes, revoke_node
 from cyphonic.state.store import Store
 from cyphonic.wire.direction import RefusalReason
-from tests.redis_server import RedisServer
-from tests.simulation.cloud import SimulatedCloud
-from tests.simulation.network import Clock, Faults, Nat, Network
-from tests.simulation.world import Chance, SimulatedNode
+from tests.simulation.network import Nat
+from tests.simulation.scene import HARSH, KIND, PLACES, World, kind, place
+from tests.simulation.world import SimulatedNode
 
 SEEDS = int(os.environ.get("CYPHONIC_SEEDS", "500"))
 BATCHES = 20
-CLOUD = ["203.0.113.1", "2001:db8::1"]
-RELAY = ["203.0.113.2", "2001:db8::2"]
-
-HARSH = Faults(lost=0.15, duplicated=0.15, truncated=0.05, delay=(0.005, 0.3), straggling=0.03)
-KIND = Faults()
-
-
-class World:
-    def __init__(self, store: Store, seed: int, faults: Faults = KIND) -> None:
-        store.run(("FLUSHALL",))
-        self.chance = Chance(seed)
-        self.clock = Clock()
-        self.network = Network(self.clock, seed, faults)
-        self.store = store
-        self.cloud = SimulatedCloud(self.clock, self.network, store, self.chance, CLOUD)
-        self.cloud.add_relay(RELAY)
-        self.nodes: dict[str, SimulatedNode] = {}
-
-    def key(self, name: str) -> bytes:
-        return create_enrolment_key(self.store, wall=self.clock.wall, name=name, chance=self.chance)
-
-    def node(self, name: str, *hosts: str, nat: Nat | None = None) -> SimulatedNode:
-        node = SimulatedNode(self.clock, self.network, name, list(hosts), self.cloud.bundle, self.chance, nat)
-        self.nodes[name] = node
-        node.start(self.key(name))
-        return node
-
-    def run(self, seconds: float, done: object = None) -> bool:
-        return self.clock.run_until(self.clock.now + seconds, done or (lambda: False))  # type: ignore[arg-type]
-
-    def joined(self) -> bool:
-        return all(node.client.state is ClientState.REGISTERED for node in self.nodes.values())
-
-    def fqdn(self, name: str) -> str:
-        return f"{name}.main.cyphonic.example"
-
-    def talk(self, source: SimulatedNode, target: SimulatedNode, attempts: int = 20) -> bool:
-        """Send a packet a second until one arrives."""
-        assert target.overlay.certificate is not None
-        assert source.overlay.certificate is not None
-        before = len(target.packets)
-        for _ in range(attempts):
-            address = target.overlay.certificate.virtual_ipv6
-            origin = source.overlay.certificate.virtual_ipv6
-            source.send_packet(bytes([0x60, 0, 0, 0, 0, 0, 59, 64]) + origin + address)
-            if self.run(1.0, lambda: len(target.packets) > before):
-                return True
-        return False
-
-
-@pytest.fixture(scope="module")
-def simulation_store(_redis_process: RedisServer) -> Iterator[Store]:
-    with Store(_redis_process.config) as connected:
-        yield connected
-
-
-def kind(node: SimulatedNode, peer: SimulatedNode) -> PathKind | None:
-    assert peer.overlay.certificate is not None
-    known = node.overlay.peer(peer.overlay.certificate.fqdn)
-    return known.paths.current_kind if known is not None and known.established else None
-
-
-PLACES = {
-    "open": (("198.51.100.1",), None),
-    "behind": (("192.168.1.2",), "198.51.100.20"),
-    "other": (("192.168.2.2",), "198.51.100.30"),
-    "six": (("2001:db8:6::1",), None),
-    "dual": (("198.51.100.4", "2001:db8:4::1"), None),
-}
 SETTLED = {
     frozenset({"open", "behind"}): PathKind.DIRECT,
     frozenset({"open", "other"}): PathKind.DIRECT,
@@ -106,11 +35,6 @@ SETTLED = {
     frozenset({"other", "dual"}): PathKind.DIRECT,
     frozenset({"six", "dual"}): PathKind.DIRECT,
 }
-
-
-def place(world: World, name: str) -> SimulatedNode:
-    hosts, public = PLACES[name]
-    return world.node(name, *hosts, nat=Nat(public) if public else None)
 
 
 @pytest.mark.parametrize("source", PLACES)

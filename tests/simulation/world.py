@@ -7,6 +7,7 @@ workers that may die between saving and sending; Redis may forget its scripts at
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from socket import AF_INET, AF_INET6, AddressFamily
 
 from cyphonic.protocol.client import Cloud, Event, Identity, SignalingClient
@@ -59,6 +60,7 @@ class SimulatedNode:
         self.overlay = Overlay(self.identity.static, self.client, chance, suites)
         self.events: list[Event | LookedUp] = []
         self.packets: list[bytes] = []
+        self.on_packet: Callable[[bytes], None] = self.packets.append
         self.stopped = False
         self._wake = float("inf")
         for host in hosts:
@@ -114,7 +116,8 @@ class SimulatedNode:
         outbox = self.overlay.outbox
         datagrams, outbox.datagrams = outbox.datagrams, []
         packets, outbox.packets = outbox.packets, []
-        self.packets += packets
+        for packet in packets:
+            self.on_packet(packet)
         self.events += self.overlay.events()
         for datagram, destination in datagrams:
             for host in self.hosts:

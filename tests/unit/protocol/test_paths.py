@@ -131,6 +131,7 @@ def test_a_silent_path_gives_way_to_any_that_answers() -> None:
     assert not paths.overdue(3.0 + PROBE_PATIENCE / 2)
     assert paths.overdue(3.0 + PROBE_PATIENCE)
     assert paths.silent
+    paths.check_better(5.0)
     for number, destination in paths.checks_due(5.0):
         if destination == RELAYED:
             paths.acknowledged(number, destination, 5.1)

@@ -15,8 +15,9 @@ from cyphonic.protocol.index import IndexTable
 from cyphonic.protocol.keys import KeyPair
 from cyphonic.protocol.limits import PEER_IDLE, REJECT_AFTER_TIME, REKEY_AFTER_TIME
 from cyphonic.protocol.outbox import Outbox
+from cyphonic.protocol.own import Self
 from cyphonic.protocol.paths import Destination, PathKind
-from cyphonic.protocol.peer import Peer, Self
+from cyphonic.protocol.peer import Peer
 from cyphonic.protocol.session import supported_suites
 from cyphonic.protocol.token import seal_token
 from cyphonic.relay.bindings import BindingTable, Way
@@ -483,7 +484,7 @@ def test_a_grant_that_the_peer_never_got_does_not_end_a_healthy_tunnel() -> None
     pair.run(0.5)
     before = bob.peer.path_ids
     pair.direct_pair(FirstPath.DIRECT)  # renewed, but only bob was told before the cloud went down
-    [unknown] = [path_id for path_id in alice.peer.path_ids if path_id not in before]
+    [unknown] = [grant for grant in alice.peer._grants if grant.path_id not in before]
     alice.peer._drop_grant(unknown)
     for _ in range(600):
         assert pair.talk(0)
