@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 
 import msgspec
-import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
