@@ -13,6 +13,7 @@ import pytest
 
 from cyphonic.lab.build import Lab
 from cyphonic.lab.deployment import Deployment
+from cyphonic.lab.tools import LabError
 from cyphonic.lab.topology import load_topology
 
 pytestmark = pytest.mark.root
@@ -38,17 +39,17 @@ class Site:
         self.deployment.join(*KINDS)
         self.until_relays(2)
 
-    def start_relay(self) -> subprocess.Popen[bytes]:
+    def start_relay(self, port: int = 7703) -> subprocess.Popen[bytes]:
         config = self.deployment.directory("cloud") / "cloud.toml"
-        place = "--listen", "0.0.0.0:7703", "--advertise", f"{self.lab.address('stranger')}:7703"
+        place = "--listen", f"0.0.0.0:{port}", "--advertise", f"{self.lab.address('stranger')}:{port}"
         argv = self.deployment.argv("relay", "--config", str(config), *place)
         with (self.lab.directory / "relay.log").open("ab") as log:
             return self.lab.popen("stranger", argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def until_relays(self, count: int) -> None:
-        """Every node has heard of so many; a node that joined too early comes again."""
+    def until_relays(self, count: int, *nodes: str) -> None:
+        """They, or all, have heard of so many; a node that joined too early comes again."""
         deadline = time.monotonic() + PATIENCE
-        for node in KINDS:
+        for node in nodes or KINDS:
             while len(self.deployment.status(node)["cloud"]["relays"]) != count:
                 assert time.monotonic() < deadline
                 self.deployment.down(node)
@@ -214,3 +215,33 @@ def test_a_relay_that_dies_loses_no_relayed_pair(site: Site) -> None:
                 break
             assert time.monotonic() - started < PATIENCE
         print(f"another relay after {time.monotonic() - started:.1f} s")
+
+
+def test_a_relay_that_does_not_answer_a_node_is_not_chosen_for_its_paths(site: Site) -> None:
+    """Two of three are; the one whose probes get lost is told as unanswered, and comes last."""
+    one, other = "symmetric", "port-restricted"
+    cloud, stranger = site.lab.address("cloud"), site.lab.address("stranger")
+    peer = f"{other}.lab.cyphonic.internal"
+    third = site.start_relay(7704)
+
+    def measured() -> bool:
+        relays = site.deployment.status(one)["cloud"]["relays"]
+        found = {endpoint: relay["rtt"] for relay in relays for endpoint in relay["endpoints"]}
+        answered = {f"{stranger}:{port}" for port in (7703, 7704)}
+        return found.keys() == {f"{cloud}:7703", *answered} and {e for e in found if found[e]} == answered
+
+    try:
+        with site.rule("cloud", "udp dport 7703 @th,64,8 0x15 drop", "input"):
+            site.until_relays(3, one)
+            deadline = time.monotonic() + PATIENCE
+            while not measured():
+                assert time.monotonic() < deadline, site.deployment.status(one)["cloud"]
+                time.sleep(0.05)
+            with pytest.raises(LabError):  # the registration that tells it was sent before this question
+                site.deployment.ask(one, "ip", name="nobody")
+            site.deployment.command(one, "ping", other, "-c", "1")
+            peers = {each["name"]: each for each in site.deployment.status(one)["peers"]}
+            assert peers[peer]["relay"].startswith(stranger)
+    finally:
+        third.terminate()
+        third.wait(10)

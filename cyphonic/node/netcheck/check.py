@@ -14,6 +14,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from cyphonic.node.netcheck.behaviour import Finding, classify_filtering, classify_mapping
 from cyphonic.node.netcheck.gateway import check_gateway
@@ -41,14 +42,16 @@ def run_netcheck(
 ) -> Netcheck:
     """Takes some seconds; ``tell`` hears what is being done.  ``registered``: the daemon reaches the cloud."""
     families, measured = [], []
-    for family, name in FAMILIES:
-        ours = [relay for relay in relays if relay.endpoint.family == family]
-        tell(f"asking relays over {_spoken(name)}")
-        check, answers = _check_family(family, name, ours, underlay)
-        families.append(check)
-        measured += answers
-    tell("asking the gateway")
-    gateway = check_gateway(underlay)
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(check_gateway, underlay)
+        for family, name in FAMILIES:
+            ours = [relay for relay in relays if relay.endpoint.family == family]
+            tell(f"asking relays over {_spoken(name)}")
+            check, answers = _check_family(family, name, ours, underlay)
+            families.append(check)
+            measured += answers
+        tell("asking the gateway")
+        gateway = asked.result()
     measured.sort(key=lambda relay: (relay.rtt is None, relay.rtt))
     udp, text = _verdict(families, relays, registered)
     return Netcheck(
@@ -132,7 +135,8 @@ def _check_filtering(family: socket.AddressFamily, answered: Sequence[Question])
         by_address = None
         if stranger is not None:
             by_address = Question(second, stranger, elsewhere=reply.observed, ticket=reply.ticket, listener=inside)
-        ask([question for question in (by_port, by_address) if question is not None])
+        # What is filtered never comes: the time that any answer takes says how long to wait for it.
+        ask([one for one in (by_port, by_address) if one is not None], patience=1.0 + 3 * contact.answer.rtt)
     return classify_filtering(other_port=_came(by_port), other_address=_came(by_address))
 
 
