@@ -4,7 +4,7 @@
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench fuzz clean
 
 help:            ## what can be made
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +25,9 @@ lint: install    ## ruff and mypy --strict
 
 bench: install   ## measure; the figures go to build/bench/*.json too (root for the data path)
 	@$(BIN)/python -m tests.bench
+
+fuzz: install    ## a million mutated inputs and more, to every decoder and machine; none may crash one
+	@$(BIN)/python -m tests.fuzz
 
 clean:           ## remove what was built here
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,7 +6,7 @@ from cyphonic.state.registry import revoke_node
 from cyphonic.state.store import Store
 from cyphonic.wire.header import MessageType
 from tests.simulation.network import Nat
-from tests.simulation.test_conversations import World
+from tests.simulation.scene import World
 
 UNAUTHENTICATED = frozenset({MessageType.BUSY, MessageType.KEY_UNKNOWN, MessageType.VERSION_HINT})
 """Hints: nothing protects them, and they change nothing by themselves."""

@@ -21,7 +21,7 @@ from tests.enemy.conversation import SPOKEN, UNAUTHENTICATED, converse, make_wor
 from tests.enemy.snapshot import difference, dump, freeze, without_expired
 from tests.redis_server import RedisServer
 from tests.simulation.cloud import AS_PORT, NMS_PORT
-from tests.simulation.test_conversations import World
+from tests.simulation.scene import World
 from tests.simulation.world import SimulatedNode, SimulatedRelay
 
 ALL_BITS_UP_TO = 160

@@ -17,7 +17,7 @@ from cyphonic.wire.header import MessageType
 from tests.enemy.conversation import THIEF
 from tests.redis_server import RedisServer
 from tests.simulation.network import Nat
-from tests.simulation.test_conversations import World, kind
+from tests.simulation.scene import World, kind
 from tests.simulation.world import SimulatedNode
 
 CHECKS_PER_SECOND = 8.0
