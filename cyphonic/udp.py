@@ -6,6 +6,7 @@ send from that address again; one on a single address needs neither and is cheap
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -29,6 +30,8 @@ _PACKET_INFO_4 = struct.Struct("=I4s4s")  # interface, local address, destinatio
 _PACKET_INFO_6 = struct.Struct("=16sI")
 _ANCILLARY_4 = socket.CMSG_SPACE(_PACKET_INFO_4.size)
 _ANCILLARY_6 = socket.CMSG_SPACE(_PACKET_INFO_6.size)
+_DISCARD = 9
+"""RFC 863: nobody sends from there."""
 _WILDCARDS = ("0.0.0.0", "::")
 
 
@@ -79,6 +82,16 @@ class UdpSocket:
             self.drops[_send_reason(error)] += 1
             return False
         return True
+
+    def cork(self) -> None:
+        """Receive nothing new, for good, but send as before: datagrams go to the other sockets that share the port.
+
+        The kernel gives a connected UDP socket what comes from its peer alone, and this one's peer is the discard
+        port of its own host.  A datagram that nobody else takes is refused (ICMP).
+        """
+        loopback = "::1" if self._six else "127.0.0.1"
+        with contextlib.suppress(OSError):  # then it receives as before
+            self._socket.connect((loopback if self._wildcard else self.endpoint.host, _DISCARD))
 
     def close(self) -> None:
         """Close the socket."""

@@ -71,6 +71,11 @@ class TierProcess:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def stop(self) -> int:
+        """By SIGTERM: it finishes what it has in hand; its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(PATIENCE)
+
     def kill(self) -> None:
         """By kill -9: it says nothing any more, to anybody."""
         self._process.send_signal(signal.SIGKILL)

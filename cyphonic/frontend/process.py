@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from cyphonic.frontend.admission import Admission
 from cyphonic.frontend.config import MAX_ADVERTISED, FrontendSection
@@ -21,11 +22,14 @@ from cyphonic.pipeline import FrontendPipe, Pipeline, new_instance
 from cyphonic.protocol.chance import Chance
 from cyphonic.protocol.cookie import CookieMint
 from cyphonic.site import Site, SiteKeys
-from cyphonic.state.fleet import FrontendMember, agree_on_cookie_secret
+from cyphonic.state.fleet import FrontendMember, agree_on_cookie_secret, read_fleet
 from cyphonic.state.store import Store, StoreConfig
 from cyphonic.udp import UdpSocket
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.job import Service
+
+WARM_UP = 2.0
+"""Seconds: workers find a new frontend within one."""
 
 
 @contextmanager
@@ -38,17 +42,17 @@ def open_frontend(
     """
     instance = new_instance(chance)
     keys = SiteKeys(site.keys_dir)
+    store = StoreConfig(site.redis_url, site.redis_password())
     with ExitStack() as stack:
-        doors = [
-            *_open_doors(stack, Service.AS, section.as_listen, keys.as_public, section.share_ports, chance),
-            *_open_doors(stack, Service.NMS, section.nms_listen, keys.nms_public, section.share_ports, chance),
+        desks = [
+            *_desks(Service.AS, section.as_listen, keys.as_public, chance),
+            *_desks(Service.NMS, section.nms_listen, keys.nms_public, chance),
         ]
         pipeline = stack.enter_context(Pipeline(site.pipeline, site.pipeline_dir, keys.curve(site.pipeline)))
         pipe = pipeline.frontend(instance)
         stack.callback(pipe.close)
         server = FrontendServer(
             instance,
-            doors,
             pipe,
             needed=_needed(section),
             queue=JobQueue(section.queue, section.patience),
@@ -56,21 +60,49 @@ def open_frontend(
             drain=section.drain,
             lifeline=lifeline,
         )
+        others = section.share_ports and _others_listen(store, section)
+        if not others:
+            server.open(_open_doors(stack, desks, section.share_ports))
         if section.metrics is not None:
             serve_metrics(section.metrics, _families(server))
         heartbeat = Heartbeat(
-            StoreConfig(site.redis_url, site.redis_password()),
-            lambda: _member(instance, pipe, section, site.allow_loopback),
-            _agree(doors, chance),
+            store, lambda: _member(server, pipe, section, site.allow_loopback), _agree(desks, chance)
         )
         heartbeat.start()
         stack.callback(heartbeat.stop)
+        if others:  # the kernel gives it a share of their nodes at once, so it had better know a worker by then
+            server.wait_for_workers(WARM_UP)
+            server.open(_open_doors(stack, desks, section.share_ports))
         yield server
 
 
-def _agree(doors: Sequence[Door], chance: Chance) -> Callable[[Store], None]:
+class Desk(NamedTuple):
+    """A service of this frontend: where, what it admits, its cookies."""
+
+    endpoints: Sequence[Endpoint]
+    admission: Admission
+    mint: CookieMint
+
+
+def _desks(
+    service: Service, endpoints: Sequence[Endpoint], public_key: Callable[[], bytes], chance: Chance
+) -> list[Desk]:
+    if not endpoints:
+        return []
+    key = public_key()
+    return [Desk(endpoints, Admission(service, key), CookieMint(b"", key, chance))]
+
+
+def _others_listen(config: StoreConfig, section: FrontendSection) -> bool:
+    """Whether a frontend of this host listens on one of these ports."""
+    mine = set(_expand((*section.as_listen, *section.nms_listen), loopback=False))
+    with Store.connect(config) as store:
+        return any(mine & set(member.bound) for member in read_fleet(store).frontends)
+
+
+def _agree(desks: Sequence[Desk], chance: Chance) -> Callable[[Store], None]:
     """Make this frontend's cookies good at every other, and theirs here."""
-    mints = [door.mint for door in doors]
+    mints = [desk.mint for desk in desks]
 
     def agree(store: Store) -> None:
         mine = mints[0].fleet_secret or chance(32)
@@ -82,25 +114,14 @@ def _agree(doors: Sequence[Door], chance: Chance) -> Callable[[Store], None]:
     return agree
 
 
-def _open_doors(
-    stack: ExitStack,
-    service: Service,
-    endpoints: Sequence[Endpoint],
-    public_key: Callable[[], bytes],
-    share: bool,
-    chance: Chance,
-) -> Iterator[Door]:
-    if not endpoints:
-        return
-    key = public_key()
-    admission = Admission(service, key)
-    mint = CookieMint(b"", key, chance)
-    for endpoint in endpoints:
-        if endpoint.host == "::" and not Path("/proc/net/if_inet6").exists():
-            continue  # every address of a family that this kernel does not have: none
-        udp = UdpSocket(endpoint, reuse_port=share)
-        stack.callback(udp.close)
-        yield Door(udp, admission, mint)
+def _open_doors(stack: ExitStack, desks: Sequence[Desk], share: bool) -> Iterator[Door]:
+    for desk in desks:
+        for endpoint in desk.endpoints:
+            if endpoint.host == "::" and not Path("/proc/net/if_inet6").exists():
+                continue  # every address of a family that this kernel does not have: none
+            udp = UdpSocket(endpoint, reuse_port=share)
+            stack.callback(udp.close)
+            yield Door(udp, desk.admission, desk.mint)
 
 
 def _needed(section: FrontendSection) -> frozenset[int]:
@@ -109,14 +130,15 @@ def _needed(section: FrontendSection) -> frozenset[int]:
     return frozenset(int(service) for service in services)
 
 
-def _member(instance: str, pipe: FrontendPipe, section: FrontendSection, loopback: bool) -> FrontendMember:
+def _member(server: FrontendServer, pipe: FrontendPipe, section: FrontendSection, loopback: bool) -> FrontendMember:
+    bound = _expand((*section.as_listen, *section.nms_listen), loopback=True) if server.is_open else ()
     return FrontendMember(
-        instance=instance,
+        instance=server.instance,
         endpoint=pipe.endpoint,
         curve_key=pipe.curve_key,
         as_endpoints=list(section.as_advertise) or advertised(section.as_listen, loopback=loopback),
         nms_endpoints=list(section.nms_advertise) or advertised(section.nms_listen, loopback=loopback),
-        bound=list(_expand((*section.as_listen, *section.nms_listen), loopback=True)),
+        bound=list(bound),
     )
 
 

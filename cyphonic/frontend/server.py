@@ -4,8 +4,9 @@ One turn: drain the UDP sockets that have something, admit, queue; take the work
 push what is queued to workers with room.  A batch is whatever is there now, so an idle frontend adds no delay and a
 busy one makes large batches by itself.
 
-Order of a stop: the UDP sockets are no longer read, what is queued is pushed and what workers have in hand is
-waited for (at most ``drain`` seconds), then ``run`` returns.
+Order of a stop: the UDP sockets are corked, so that what comes goes to other frontends on the same ports, and read
+empty; workers are told to send through those others; what is queued is pushed and what workers have in hand is
+waited for (at most ``drain`` seconds), until it has been quiet for a moment; then ``run`` returns.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import select
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 
 from cyphonic.errors import DropError
 from cyphonic.frontend.admission import Admission, OtherVersionError
@@ -26,7 +28,7 @@ from cyphonic.logs import pairs
 from cyphonic.pipeline import MAX_BATCH_JOBS, FrontendPipe
 from cyphonic.protocol.buckets import TokenBucket
 from cyphonic.protocol.cookie import CookieMint
-from cyphonic.udp import UdpSocket
+from cyphonic.udp import DRAIN, UdpSocket
 from cyphonic.wire.header import INTERNAL, SignalingHeader
 from cyphonic.wire.job import Batch, Job, Origin, Report, Route, Send, Service
 
@@ -42,6 +44,8 @@ STRAINED = 1 / 16
 """The same: so many keep a load up, and so does any job that was dropped."""
 LOSSES = 50.0
 """Jobs dropped per second that make a load.  A few are none: there may just be no worker yet."""
+LAST_WORDS = 0.1
+"""Seconds without a report that brings a datagram, after which a stop need not wait any longer."""
 NO_ROUTE = Route(service_host="", service_port=0, node_host="", node_port=0)
 _INTERNAL = frozenset(int(kind) for kind in INTERNAL)
 
@@ -61,7 +65,6 @@ class FrontendServer:
     def __init__(
         self,
         instance: str,
-        doors: Sequence[Door],
         pipe: FrontendPipe,
         *,
         needed: frozenset[int],
@@ -80,8 +83,8 @@ class FrontendServer:
         self.counts: Counter[str] = Counter()
         """received, admitted, sent (datagrams)."""
         self.drops: Counter[str] = Counter()
-        self._doors = {door.udp.fileno(): door for door in doors}
-        self._exits = {(door.udp.endpoint.host, door.udp.endpoint.port): door.udp for door in doors}
+        self._doors: dict[int, Door] = {}
+        self._exits: dict[tuple[str, int], UdpSocket] = {}
         self._pipe = pipe
         self._needed = needed
         self._drain = drain
@@ -92,6 +95,7 @@ class FrontendServer:
         self._now = clock()
         self._queue_drops = 0
         self._losses = TokenBucket(LOSSES, LOSSES)
+        self._last_send = float("-inf")
         self.loaded = False
         """Whether strangers need cookies."""
 
@@ -99,6 +103,25 @@ class FrontendServer:
     def endpoints(self) -> str:
         """Where it listens, for people."""
         return " ".join(str(door.udp.endpoint) for door in self._doors.values())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has doors."""
+        return bool(self._doors)
+
+    def open(self, doors: Iterable[Door]) -> None:
+        """Begin to receive there."""
+        for door in doors:
+            self._doors[door.udp.fileno()] = door
+            self._exits[door.udp.endpoint.host, door.udp.endpoint.port] = door.udp
+
+    def wait_for_workers(self, patience: float) -> None:
+        """Meet the workers before the doors are opened; for at most ``patience`` seconds."""
+        with closing(select.epoll()) as poller:
+            poller.register(self._pipe.fd, select.EPOLLIN)
+            deadline = self._clock() + patience
+            while not self._needed <= self.credits.living_services and self._clock() < deadline:
+                self.turn(poller)
 
     def run(self, stop: StopSignal) -> None:
         """Serve until ``stop``, then drain."""
@@ -111,11 +134,23 @@ class FrontendServer:
             self._lifeline.stopping()
             for descriptor in (*self._doors, stop.fileno()):
                 poller.unregister(descriptor)
+            self._leave()
             deadline = self._clock() + self._drain
-            while (self.credits.in_flight or len(self.queue)) and self._clock() < deadline:
+            while self._has_work() and self._clock() < deadline:
                 self.turn(poller)
         finally:
             poller.close()
+
+    def _leave(self) -> None:
+        self._now = self._last_send = self._clock()
+        self._pipe.leave(self.instance)
+        for door in self._doors.values():
+            door.udp.cork()
+            for _ in range(self.queue.capacity // DRAIN):
+                self._receive(door, self._now)
+
+    def _has_work(self) -> bool:
+        return bool(self.credits.in_flight or len(self.queue) or self._clock() - self._last_send < LAST_WORDS)
 
     def turn(self, poller: select.epoll) -> None:
         """One wake of the loop."""
@@ -147,10 +182,15 @@ class FrontendServer:
         wall = self._wall()
         arrivals = door.udp.receive()
         self.counts["received"] += len(arrivals)
+        behind = len(arrivals) == DRAIN
         for datagram, host, source_port, local_host in arrivals:
+            source = pack_source(host, source_port)
+            if behind and gate.shed(datagram, source, now):
+                self.drops["needs_cookie"] += 1
+                continue
             try:
                 body = admission.admit(datagram)
-                known = gate.admit(datagram, pack_source(host, source_port), door.mint, now, wall)
+                known = gate.admit(datagram, source, door.mint, now, wall)
             except DropError as drop:
                 self.drops[drop.reason] += 1
                 answer = self._answer_drop(drop, datagram, now)
@@ -189,6 +229,7 @@ class FrontendServer:
                 self.drops["bad_forward"] += 1
 
     def _send(self, sends: Iterable[Send], now: float) -> None:
+        self._last_send = now
         for send in sends:
             route = send.route
             self.gate.note_sent(send.datagram[0], pack_source(route.node_host, route.node_port), now)

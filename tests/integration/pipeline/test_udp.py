@@ -49,6 +49,25 @@ def test_a_burst_comes_in_batches_of_at_most_256() -> None:
     node.close()
 
 
+@pytest.mark.parametrize(("host", "asked"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.5", "127.0.0.5"), ("::", "::1")])
+def test_a_corked_socket_leaves_what_comes_to_those_that_share_its_port_and_still_answers(
+    host: str, asked: str
+) -> None:
+    probe = UdpSocket(Endpoint(host, 0))
+    endpoint = probe.endpoint
+    probe.close()
+    leaving, staying = UdpSocket(endpoint, reuse_port=True), UdpSocket(endpoint, reuse_port=True)
+    nodes = [UdpSocket(Endpoint(asked, 0)) for _ in range(20)]
+    leaving.cork()
+    for node in nodes:
+        node.send(b"question", asked, endpoint.port)
+    assert len(receive(staying, len(nodes))) == len(nodes)
+    assert leaving.send(b"answer", asked, nodes[0].endpoint.port, asked)
+    assert receive(nodes[0])[0] == Arrival(b"answer", asked, endpoint.port, asked)
+    for udp in (leaving, staying, *nodes):
+        udp.close()
+
+
 def test_a_datagram_that_cannot_be_sent_is_counted_with_its_reason() -> None:
     udp = UdpSocket(Endpoint("127.0.0.1", 0))
     assert not udp.send(bytes(70000), "127.0.0.1", 9)
