@@ -90,6 +90,12 @@ class KnownSources:
             self._spent[slot] = 0.0
         self._until[slot] = now + self._lifetime
 
+    def knows(self, source: bytes, now: float) -> bool:
+        """Whether ``source`` is known; takes nothing of its rate."""
+        name = self._name(source)
+        slot = name % len(self._names)
+        return self._names[slot] == name and self._until[slot] > now
+
     def take(self, source: bytes, now: float) -> bool:
         """Whether ``source`` is known, and within its rate."""
         name = self._name(source)

@@ -94,7 +94,7 @@ class CookieMint:
         slot, fleet_secret = int(wall // COOKIE_REFRESH_TIME), self.fleet_secret
         known_for, known_slot, current, previous = self._of_slot
         if known_slot != slot or known_for is not fleet_secret:
-            current, previous = (mac(fleet_secret, each.to_bytes(8, "big")) for each in (slot, slot - 1))
+            current, previous = (mac(fleet_secret, each.to_bytes(8, "big")) for each in (slot, max(0, slot - 1)))
             self._of_slot = (fleet_secret, slot, current, previous)
         return current, previous
 

@@ -9,6 +9,7 @@ import pytest
 from cyphonic.errors import MalformedError
 from cyphonic.frontend.gate import (
     BUSY_PER_SECOND,
+    COOKIES_BEHIND,
     COOKIES_PER_SECOND,
     CROWD,
     KNOWN_BURST,
@@ -141,3 +142,22 @@ def test_a_crowd_of_strangers_keeps_a_load_up_and_a_few_do_not() -> None:
             world.turned_away(request())
             world.now += 1 / rate
         assert world.gate.gauge.loaded(17.9) is stays
+
+
+def test_who_is_known_or_has_a_cookie_is_never_shed_and_of_strangers_a_few_are_let_through() -> None:
+    world = World(loaded=True)
+    world.gate.note_sent(MessageType.KEEP_ALIVE_ACK, THERE, world.now)
+    assert not world.gate.shed(request(), THERE, world.now)
+    assert not world.gate.shed(world.with_cookie(), HERE, world.now)
+    shed = sum(world.gate.shed(request(), HERE, world.now) for _ in range(1000))
+    assert shed == 1000 - COOKIES_BEHIND / 10
+
+
+def test_nobody_is_shed_without_load_and_shedding_keeps_a_load_up() -> None:
+    world = World()
+    assert not any(world.gate.shed(request(), HERE, world.now) for _ in range(1000))
+    world.gate.gauge.overloaded(world.now)
+    world.now += 4
+    for _ in range(1000):
+        world.gate.shed(request(), HERE, world.now)
+    assert world.gate.gauge.loaded(world.now + 4)
