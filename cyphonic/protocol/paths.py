@@ -86,7 +86,7 @@ class Paths:
     _checks: dict[int, _Check] = field(default_factory=dict)
     _next_number: int = 1
     _peer_sends_from: Destination | None = None
-    _asked_from: list[Destination] = field(default_factory=list)
+    _asked_from: Destination | None = None
     _heard_current: float = -math.inf
     _probing_since: float = math.inf
     _peer_left: bool = False
@@ -120,9 +120,9 @@ class Paths:
     def asked(self, source: Destination, *, again: bool) -> None:
         """A handshake's request came from ``source``; ``again``: the same bytes as before, so one is a copy."""
         if not again:
-            self._asked_from.clear()
-        if len(self._asked_from) < MAX_LEARNED and source not in self._asked_from:
-            self._asked_from.append(source)
+            self._asked_from = None
+        if self._asked_from is None and self.named(source):
+            self._asked_from = source
 
     def likely(self, source: Destination) -> Destination:
         """Where to send to a peer that has just confirmed a session from ``source``.
@@ -130,9 +130,7 @@ class Paths:
         There, unless nobody has named it and the request came from a named place as well: whoever copies
         datagrams can be the first to deliver them, but not from an address of the peer's.
         """
-        if self.named(source):
-            return source
-        return next((place for place in self._asked_from if self.named(place)), source)
+        return source if self.named(source) or self._asked_from is None else self._asked_from
 
     def retire(self, destination: Destination) -> None:
         """Forget what the cloud named once and names no longer, unless it has proved itself."""

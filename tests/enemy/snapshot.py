@@ -28,7 +28,7 @@ def freeze(root: object, ignored: Collection[str] = ()) -> dict[str, Any]:
 def difference(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What has changed, for people."""
     return [
-        f"{path}: {before.get(path, 'absent')!r} -> {after.get(path, 'absent')!r}"
+        f"{path}: {before.get(path, 'absent')!r:.200} -> {after.get(path, 'absent')!r:.200}"
         for path in sorted(before.keys() | after.keys())
         if before.get(path, "absent") != after.get(path, "absent")
     ]
