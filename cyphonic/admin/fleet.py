@@ -21,11 +21,20 @@ def as_json(fleet: Fleet) -> dict[str, object]:
                 "instance": member.instance,
                 "as_endpoints": [str(endpoint) for endpoint in member.as_endpoints],
                 "nms_endpoints": [str(endpoint) for endpoint in member.nms_endpoints],
+                "pipeline": member.endpoint,
+                "rate": member.rate,
             }
             for member in fleet.frontends
         ],
         "workers": [
-            {"instance": member.instance, "services": _services(member.services)} for member in fleet.workers
+            {
+                "instance": member.instance,
+                "services": _services(member.services),
+                "pipeline": member.endpoint,
+                "rate": member.rate,
+                "load": member.load,
+            }
+            for member in fleet.workers
         ],
         "relays": [
             {
@@ -41,10 +50,23 @@ def as_json(fleet: Fleet) -> dict[str, object]:
 def as_rows(fleet: Fleet) -> list[list[str]]:
     """For the table."""
     rows = [
-        ["frontend", member.instance, _joined(member.as_endpoints), f"NMS {_joined(member.nms_endpoints)}"]
+        [
+            "frontend",
+            member.instance,
+            _joined(member.as_endpoints),
+            f"NMS {_joined(member.nms_endpoints)}, {member.rate:.0f} datagrams/s",
+        ]
         for member in fleet.frontends
     ]
-    rows += [["worker", member.instance, "-", " ".join(_services(member.services))] for member in fleet.workers]
+    rows += [
+        [
+            "worker",
+            member.instance,
+            _pipeline(member.endpoint),
+            f"{' '.join(_services(member.services))}, load {member.load:.0%}, {member.rate:.0f} jobs/s",
+        ]
+        for member in fleet.workers
+    ]
     rows += [
         ["relay", member.instance, _joined(member.endpoints), f"load {member.load:.0%}"] for member in fleet.relays
     ]
@@ -53,6 +75,11 @@ def as_rows(fleet: Fleet) -> list[list[str]]:
 
 def _services(numbers: list[int]) -> list[str]:
     return [Service(number).name for number in numbers]
+
+
+def _pipeline(endpoint: str) -> str:
+    """Where other hosts reach it; a socket file says nothing that a person needs."""
+    return endpoint.removeprefix("tcp://") if endpoint.startswith("tcp://") else "-"
 
 
 def _joined(endpoints: list[Endpoint]) -> str:

@@ -139,6 +139,7 @@ def _member(server: FrontendServer, pipe: FrontendPipe, section: FrontendSection
         as_endpoints=list(section.as_advertise) or advertised(section.as_listen, loopback=loopback),
         nms_endpoints=list(section.nms_advertise) or advertised(section.nms_listen, loopback=loopback),
         bound=list(bound),
+        rate=round(server.rate(), 1),
     )
 
 

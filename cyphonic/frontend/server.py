@@ -96,6 +96,7 @@ class FrontendServer:
         self._queue_drops = 0
         self._losses = TokenBucket(LOSSES, LOSSES)
         self._last_send = float("-inf")
+        self._rated = (self._now, 0)
         self.loaded = False
         """Whether strangers need cookies."""
 
@@ -168,6 +169,13 @@ class FrontendServer:
             self._next_check = now + BUSY_WAKE
             self._check(now)
         self._lifeline.tick(now)
+
+    def rate(self) -> float:
+        """Datagrams received per second since this was asked last."""
+        now, received = self._clock(), self.counts["received"]
+        elapsed, fresh = now - self._rated[0], received - self._rated[1]
+        self._rated = now, received
+        return fresh / max(elapsed, 1e-3)
 
     def all_drops(self) -> Counter[str]:
         """By reason, all parts together."""

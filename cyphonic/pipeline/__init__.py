@@ -117,8 +117,9 @@ class Pipeline:
         return resolve(self._setting, self._directory, name)
 
 
-def _socket(context: Context, kind: int) -> zmq.Socket[bytes]:
+def _socket(context: Context, kind: int, endpoint: str) -> zmq.Socket[bytes]:
     made = context.socket(kind)
+    made.setsockopt(zmq.IPV6, int("[" in endpoint))
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
     return made
@@ -126,7 +127,7 @@ def _socket(context: Context, kind: int) -> zmq.Socket[bytes]:
 
 def _pull_socket(context: Context, curve: Curve | None, endpoint: str, high_water: int) -> zmq.Socket[bytes]:
     assert (curve is not None) == endpoint.startswith(TCP), "TCP never without CURVE"
-    made = _socket(context, zmq.PULL)
+    made = _socket(context, zmq.PULL, endpoint)
     made.setsockopt(zmq.RCVHWM, high_water)
     if curve is not None:
         curve.serve(made)
@@ -142,7 +143,7 @@ def _push_socket(
             return None
     elif not endpoint.startswith(TCP) or key not in curve.admitted:
         return None
-    made = _socket(context, zmq.PUSH)
+    made = _socket(context, zmq.PUSH, endpoint)
     made.setsockopt(zmq.SNDHWM, high_water)
     if curve is not None:
         curve.connect(made, key)

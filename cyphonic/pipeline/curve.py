@@ -57,7 +57,6 @@ class Curve(NamedTuple):
 
 def _set_up_tcp(socket: zmq.Socket[bytes]) -> None:
     for option, value in (
-        (zmq.IPV6, 1),
         (zmq.HANDSHAKE_IVL, HANDSHAKE),
         (zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL),
         (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT),

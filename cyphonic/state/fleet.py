@@ -32,6 +32,8 @@ class FrontendMember(msgspec.Struct, frozen=True, tag="frontend", tag_field="tie
     """What nodes are told of it as NMS."""
     bound: list[Endpoint] = []
     """Every endpoint that it can send from."""
+    rate: float = 0.0
+    """Datagrams from nodes a second, lately."""
 
 
 class WorkerMember(msgspec.Struct, frozen=True, tag="worker", tag_field="tier"):
@@ -42,6 +44,10 @@ class WorkerMember(msgspec.Struct, frozen=True, tag="worker", tag_field="tier"):
     """ZeroMQ endpoint of its PULL."""
     curve_key: bytes = b""
     services: list[int] = []
+    rate: float = 0.0
+    """Jobs a second, lately."""
+    load: float = 0.0
+    """The part of the time that it works: 0 idle to 1 full."""
 
 
 class RelayMember(msgspec.Struct, frozen=True, tag="relay", tag_field="tier"):

@@ -15,6 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from cyphonic.logs import pairs
 from cyphonic.pipeline import FrontendAddress, WorkerPipe
 from cyphonic.state.fleet import (
@@ -64,6 +66,10 @@ class WorkerThread:
         self._wall_clock = wall_clock
         self._fleet = Fleet()
         self._next_refresh = 0.0
+        self._last_refresh = clock()
+        self._busy = 0.0
+        """Seconds, and below jobs, since the last announcement."""
+        self._jobs_lately = 0
         self._stopping = False
         self._closed = False
         self._store_available = True
@@ -110,7 +116,11 @@ class WorkerThread:
             self._refresh(now)
         batches = self._pipe.poll(wait, now)
         if batches:
-            self._work([job for batch in batches for job in batch.jobs], batches)
+            begun = self._clock()
+            jobs = [job for batch in batches for job in batch.jobs]
+            self._work(jobs, batches)
+            self._jobs_lately += len(jobs)
+            self._busy += self._clock() - begun
         return bool(batches)
 
     def _leave(self) -> None:
@@ -139,7 +149,7 @@ class WorkerThread:
 
     def _refresh(self, now: float) -> None:
         self._next_refresh = now + HEARTBEAT
-        commands = [announce_command(self._member), read_fleet_command()]
+        commands = [announce_command(self._measured(now)), read_fleet_command()]
         if self._serves_nms:
             commands.append(due_revocations(self._wall_clock()))
         try:
@@ -155,6 +165,13 @@ class WorkerThread:
         self._pipe.update_fleet([_address(member) for member in self._fleet.frontends], now)
         if self._serves_nms and results[2]:
             self._work(self._dispatcher.revocation_orders(results[2]))
+
+    def _measured(self, now: float) -> WorkerMember:
+        """This thread, and how busy it has been since it was asked last."""
+        elapsed = max(now - self._last_refresh, 1e-3)
+        rate, load = self._jobs_lately / elapsed, min(1.0, self._busy / elapsed)
+        self._last_refresh, self._jobs_lately, self._busy = now, 0, 0.0
+        return msgspec.structs.replace(self._member, rate=round(rate, 1), load=round(load, 3))
 
     def _note(self, failure: StoreUnavailableError | None) -> None:
         if failure is not None and self._store_available:

@@ -268,11 +268,12 @@ def test_without_a_site_the_way_to_one_is_shown(operator: Operator, tmp_path: Pa
 def test_what_runs_is_shown(operator: Operator, store: Store) -> None:
     assert operator.run("fleet").stdout == "nothing runs\n"
     _run_frontend(store)
-    announce(store, WorkerMember("work", "ipc://nowhere", services=[0, 1]))
+    announce(store, WorkerMember("work", "ipc://nowhere", services=[0, 1], rate=12.5, load=0.3))
     announce(store, RelayMember("pass", bytes(32), [Endpoint("192.0.2.1", 7703)], load=0.25))
     document = operator.json("fleet")
     assert document["frontends"][0]["as_endpoints"] == [str(AS_ENDPOINT)]
-    assert document["workers"] == [{"instance": "work", "services": ["AS", "NMS"]}]
+    worker = {"instance": "work", "services": ["AS", "NMS"], "pipeline": "ipc://nowhere", "rate": 12.5, "load": 0.3}
+    assert document["workers"] == [worker]
     assert document["relays"] == [{"instance": "pass", "endpoints": ["192.0.2.1:7703"], "load": 0.25}]
     assert "load 25%" in operator.run("fleet").stdout
 

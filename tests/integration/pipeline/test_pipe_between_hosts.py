@@ -90,8 +90,12 @@ def work(frontend: FrontendPipe, worker: WorkerPipe) -> None:
     assert sends == [Send(b"answer", ROUTE)]
 
 
-def test_hosts_of_one_site_work_together(hosts: Hosts) -> None:
-    work(hosts.frontend(), hosts.worker())
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_hosts_of_one_site_work_together(hosts: Hosts, host: str) -> None:
+    setting = f"tcp://{host}:*"
+    frontend, worker = hosts.frontend(setting=setting), hosts.worker(setting=setting)
+    assert frontend.endpoint.startswith(f"tcp://{host}:")
+    work(frontend, worker)
 
 
 def test_a_site_works_while_its_key_is_replaced(hosts: Hosts) -> None:
