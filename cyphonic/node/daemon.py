@@ -62,6 +62,9 @@ _log = logging.getLogger(__name__)
 MEND_INTERVAL = 30.0
 """Seconds until what this machine did not let us do is tried again."""
 
+IDENTITY_SHARED = "another machine logs in with this node's identity, and each takes the place of the other"
+IDENTITY_SHARED_HINT = "if it is not yours: cyphonic admin node revoke NAME, and enrol this one anew"
+
 REFUSALS = {
     LoginOutcome.ENROLMENT_KEY_UNKNOWN: "the cloud does not know this enrolment key",
     LoginOutcome.ENROLMENT_KEY_EXPIRED: "the enrolment key has expired",
@@ -234,6 +237,10 @@ class Daemon:
         if certificate.fqdn != self._state.fqdn:
             self._save(msgspec.structs.replace(self._state, name=name, fqdn=certificate.fqdn))
         self._configure(event)
+        if event.alone:
+            self._troubles.clear("identity")
+        else:
+            self._troubles.note("identity", OperationalError(IDENTITY_SHARED, IDENTITY_SHARED_HINT))
         self._dns.serve(self._state.cloud.zone, event.prefix, event.pool, self._look_up_name, self._look_up_address)
         _log.info("logged in", extra=pairs(name=certificate.fqdn, ipv6=address_text(certificate.virtual_ipv6)))
 

@@ -442,7 +442,13 @@ class SignalingClient:
             self._registrations.presence, certificate=admission.certificate_bytes
         )
         self._outbox.events.append(
-            LoggedIn(admission.certificate, admission.certificate_bytes, admission.prefix, admission.pool)
+            LoggedIn(
+                admission.certificate,
+                admission.certificate_bytes,
+                admission.prefix,
+                admission.pool,
+                alone=self._login.alone(admission.key.number),
+            )
         )
         self._schedule_renewal(admission.lifetime, now)
         if self._key_was_unknown:

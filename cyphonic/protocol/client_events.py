@@ -59,6 +59,8 @@ class LoggedIn:
     """The region's overlay IPv6 prefix."""
     pool: str
     """The region's overlay IPv4 pool."""
+    alone: bool = True
+    """False: since the last time somebody else has logged in under this node's static key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ class LoginLeg:
         self.active = False
         """Whether an answer is wanted."""
         self.enrolment_key = b""
+        self._key_number = 0
+        self._attempts = 0
         self.last_stamp = identity.last_stamp
 
     def begin(self, now: float, wall: float) -> None:
@@ -74,6 +76,15 @@ class LoginLeg:
         self.active = False
         self._drop_attempt()
         self._timetable.clear(_TIMER)
+
+    def alone(self, key_number: int) -> bool:
+        """Whether every common key since the last accepted login was for a request of this process.
+
+        The AS numbers the keys of one static key without a gap, one for each request that it takes.
+        """
+        alone = not self._key_number or key_number <= self._key_number + self._attempts
+        self._key_number, self._attempts = key_number, 0
+        return alone
 
     def reset_backoff(self) -> None:
         """The login has proved good at the NMS: if there is another, it may be quick."""
@@ -119,6 +130,7 @@ class LoginLeg:
             self._outbox.events.append(CloudUnreachable("AS", "no_underlay"))
             return
         self._first = destinations[0]
+        self._attempts += 1
         self.last_stamp = max(self.last_stamp + 1, int(wall * 1e9))
         body = LoginRequest(self.last_stamp, self._identity.name, self.enrolment_key, self._suites, self._software)
         self._initiator = LoginInitiator(self._identity.static, self._as_key, self._resources.chance)
