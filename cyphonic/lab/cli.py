@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -96,10 +97,11 @@ def execute(lab_id: str | None, host: str, command: tuple[str, ...]) -> None:
 
 @group.command()
 @click.option("--topology", default="demo", show_default=True, help="A TOML file or a packaged name.")
-def demo(topology: str) -> None:
+@click.option("--markdown", type=click.Path(path_type=Path), help="A file for the settled paths as a matrix.")
+def demo(topology: str, markdown: Path | None) -> None:
     """Run a cloud and nodes, measure every ordered pair from cold, and leave nothing behind."""
     try:
-        good = run_demo(demo_console(), topology)
+        good = run_demo(demo_console(), topology, markdown)
     except Terminated as signal:
         sys.exit(128 + signal.args[0])
     sys.exit(0 if good else 1)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich import box
@@ -27,7 +28,7 @@ from cyphonic.lab.tools import LabError
 from cyphonic.lab.topology import load_topology
 
 FIRST_ANSWER_TIMEOUT = 12.0
-SETTLE_TIMEOUT = 5.0
+SETTLE_TIMEOUT = 10.0
 """Hole punching goes on for 2 s, path checks for 4."""
 SETTLE_POLL = 0.05
 TRANSFER_TIMEOUT = 30.0
@@ -113,6 +114,9 @@ class Demo:
         result = PairResult(initiator, responder)
         try:
             self._measure(result, self._agent[initiator], self._fqdn[responder])
+            # Left alone, the two would go on to speak to each other while others are being measured.
+            self.deployment.ask(initiator, "forget", name=responder)
+            self.deployment.ask(responder, "forget", name=initiator)
         except LabError as error:
             result.failure = error.message.partition("\n")[0]
         return result
@@ -121,10 +125,10 @@ class Demo:
         self._make_cold(result.initiator, result.responder)
         result.reached = agent.reach(name, FIRST_ANSWER_TIMEOUT)
         result.first = self._peer(result.initiator, name)["first_path"]
-        self._settle(result, name)
+        self._settle(result)
         result.round_trip = agent.ping(result.reached.address)
         result.transferred = agent.transfer(name, TRANSFER_SIZE, TRANSFER_TIMEOUT)
-        self._note_path(result, name)
+        self._note_path(result)
         if self._can_be_direct(result) != (result.settled in DIRECT):
             expected = "direct" if self._can_be_direct(result) else "relayed"
             raise MeasurementError(f"the path is {result.settled}, but between these two it should be {expected}")
@@ -134,17 +138,20 @@ class Demo:
         for node in nodes:
             self.deployment.ask(node, "forget")
 
-    def _settle(self, result: PairResult, name: str) -> None:
-        """Wait until the path is the best that there can be, or for SETTLE_TIMEOUT."""
-        deadline = time.monotonic() + (SETTLE_TIMEOUT if self._can_be_direct(result) else 0.0)
-        self._note_path(result, name)
-        while result.settled not in DIRECT and time.monotonic() < deadline:
+    def _settle(self, result: PairResult) -> None:
+        """Wait until both ends use the same kind of path and try no better one."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        while not self._note_path(result):
+            if time.monotonic() > deadline:
+                raise MeasurementError(f"{result.name} has not settled after {SETTLE_TIMEOUT:g} s")
             time.sleep(SETTLE_POLL)
-            self._note_path(result, name)
 
-    def _note_path(self, result: PairResult, name: str) -> None:
-        peer = self._peer(result.initiator, name)
+    def _note_path(self, result: PairResult) -> bool:
+        """Take down the initiator's path; return whether both ends have settled on its kind."""
+        peer = self._peer(result.initiator, self._fqdn[result.responder])
+        back = self._peer(result.responder, self._fqdn[result.initiator])
         result.settled, result.endpoint, result.why = peer["path"], peer["endpoint"], peer["why"]
+        return bool(peer["settled"] and back["settled"] and peer["path"] == back["path"])
 
     def _peer(self, node: str, name: str) -> dict[str, Any]:
         for peer in self.deployment.status(node)["peers"]:
@@ -179,8 +186,11 @@ def side_by_side(
                 yield future.result()
 
 
-def run_demo(console: Console, topology: str = "demo") -> bool:
-    """Build, measure, print the table, take down; return whether every pair did all that it should."""
+def run_demo(console: Console, topology: str = "demo", markdown: Path | None = None) -> bool:
+    """Build, measure, print the table, take down; return whether every pair did all that it should.
+
+    ``markdown``: a file for the settled paths as a matrix.
+    """
     began = time.monotonic()
     with termination_raises(), Lab(load_topology(topology)) as lab:
         console.print(f"lab {lab.record.id}: {', '.join(lab.names())}", soft_wrap=True)
@@ -200,6 +210,8 @@ def run_demo(console: Console, topology: str = "demo") -> bool:
             demo.close()
     results.sort(key=lambda result: pairs.index((result.initiator, result.responder)))
     console.print(results_table(results, console.width))
+    if markdown is not None:
+        markdown.write_text(settled_matrix(results))
     good = sum(not result.failure for result in results)
     console.print(f"{good} of {len(results)} pairs in {time.monotonic() - began:.0f} s; nothing is left behind")
     return good == len(results)
@@ -253,6 +265,20 @@ def results_table(results: list[PairResult], width: int) -> Table:
     for result in results:
         table.add_row(*_cells(result, wide))
     return table
+
+
+def settled_matrix(results: list[PairResult]) -> str:
+    """Settled paths in Markdown, initiators in rows: how the first handshake went, then what was settled on."""
+    nodes = list(dict.fromkeys(result.initiator for result in results))
+    cells = {
+        (result.initiator, result.responder): result.settled
+        if result.first == result.settled
+        else f"{result.first} → {result.settled}"
+        for result in results
+    }
+    rows = [["from \\ to", *nodes], ["---"] * (len(nodes) + 1)]
+    rows += [[f"**{one}**", *(cells.get((one, other), "–") for other in nodes)] for one in nodes]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _cells(result: PairResult, wide: bool) -> list[str]:

@@ -74,6 +74,7 @@ table ip nat {
 """
 
 # ``mappings`` remembers who inside owns an outside port, so that datagrams from strangers find the way in.
+# Only who speaks first owns a port: the original direction of an answer to a stranger begins at the stranger.
 # The rule on ct status is the hairpin: inside to inside by the outside address.
 CONE = """
 table ip nat {
@@ -98,7 +99,7 @@ table ip nat {
   }
   chain remember {
     type filter hook postrouting priority 150
-    oifname "wan" meta l4proto udp update @mappings { udp sport : ct original ip saddr . ct original proto-src }
+    oifname "wan" meta l4proto udp ct direction original update @mappings $owner
     oifname "wan" meta l4proto udp update @contacted { ip daddr . udp sport }
   }
 }
@@ -109,9 +110,11 @@ flush map ip nat mappings
 flush set ip nat contacted
 """
 
+OWNER = "{ udp sport : ct original ip saddr . ct original proto-src }"
+
 BEHAVIOURS = {
-    NatKind.FULL_CONE: (CONE, {"condition": ""}),
-    NatKind.ADDRESS_RESTRICTED: (CONE, {"condition": "ip saddr . udp dport @contacted"}),
+    NatKind.FULL_CONE: (CONE, {"condition": "", "owner": OWNER}),
+    NatKind.ADDRESS_RESTRICTED: (CONE, {"condition": "ip saddr . udp dport @contacted", "owner": OWNER}),
     NatKind.PORT_RESTRICTED: (MASQUERADE, {"options": ""}),
     NatKind.SYMMETRIC: (MASQUERADE, {"options": "fully-random"}),
 }

@@ -47,7 +47,8 @@ def report_peer(peer: Peer, wall_offset: float) -> PeerStatus:
         path=path_name(paths.current_kind if current is not None else None),
         endpoint=endpoint,
         relay=endpoint if relayed else "",
-        why=paths.why if current is not None else _why_none(peer),
+        why=_why(peer) if current is not None else _why_none(peer),
+        settled=current is not None and paths.settled,
         first_path=path_name(peer.first_kind),
         last_handshake=None if peer.last_handshake is None else peer.last_handshake + wall_offset,
         rtt=paths.current_rtt if current is not None else None,
@@ -57,6 +58,12 @@ def report_peer(peer: Peer, wall_offset: float) -> PeerStatus:
         tx_packets=traffic.sent_packets,
         suite="" if peer.session is None else peer.session.suite.name.lower(),
     )
+
+
+def _why(peer: Peer) -> str:
+    paths = peer.paths
+    in_vain = paths.settled and paths.current_kind is PathKind.RELAYED and paths.better
+    return f"{paths.why}; no direct path answered" if in_vain else paths.why
 
 
 def _why_none(peer: Peer) -> str:

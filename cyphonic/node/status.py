@@ -111,6 +111,8 @@ class PeerStatus(Document, frozen=True):
     relay: str = ""
     why: str = ""
     """Why the path is what it is."""
+    settled: bool = False
+    """No better path is being tried any more."""
     first_path: str = ""
     """What the cloud had said to try first."""
     last_handshake: float | None = None

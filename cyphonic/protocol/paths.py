@@ -278,6 +278,17 @@ class Paths:
         candidate = self._candidates.get(self.current) if self.current is not None and not self.silent else None
         return candidate is not None and candidate.verified is not None and candidate.verified >= moment
 
+    @property
+    def better(self) -> list[Candidate]:
+        """Candidates of a better kind than the path in use."""
+        kind = self.current_kind
+        return [] if kind is None else [c for c in self._candidates.values() if c.kind < kind]
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is a path in use, and no better one is being tried any more."""
+        return self.current is not None and all(candidate.next_check == math.inf for candidate in self.better)
+
     def overdue(self, now: float) -> bool:
         """Whether the path in use has just turned out silent: time to probe every other."""
         if now < self._verdict_at():

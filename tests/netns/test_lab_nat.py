@@ -135,3 +135,19 @@ def test_two_hosts_behind_a_full_cone_reach_each_other_by_the_outside_address(
     data, source = first.receive()
     assert data == b"hairpin"
     assert source[0] == mapped[0]
+
+
+@pytest.mark.parametrize("kind", ["full-cone", "address-restricted"])
+def test_who_answers_a_stranger_does_not_give_its_port_away(
+    nats_lab: Lab, probe: Probe, outside: Outside, kind: str
+) -> None:
+    inside = probe(nats_lab, kind, INSIDE_PORT)
+    inside.send(b"out", outside.cloud, outside.contacted.port)
+    mapped = outside.contacted.receive()[1]
+    outside.same_address.send(b"in", *mapped)
+    assert inside.receive()[0] == b"in"
+    router = next(r.name for r in nats_lab.topology.routers if r.nat.value == kind)
+    nats_lab.run(router, ["nft", "flush", "map", "ip", "nat", "mappings"])
+    inside.send(b"answer", outside.cloud, outside.same_address.port)
+    assert outside.same_address.receive()[0] == b"answer"
+    assert outside.cloud not in nats_lab.run(router, ["nft", "list", "map", "ip", "nat", "mappings"]).stdout

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from rich.console import Console
 
-from cyphonic.lab.demo import PIPE_WIDTH, PairResult, results_table, side_by_side
+from cyphonic.lab.demo import PIPE_WIDTH, PairResult, results_table, settled_matrix, side_by_side
 from cyphonic.lab.measure import Reached, RoundTrip, Transferred
 
 GOOD = PairResult(
@@ -76,3 +76,13 @@ def test_pairs_run_side_by_side_unless_they_share_something() -> None:
     done = list(side_by_side(pairs, lambda *pair: frozenset(pair), work, at_once=2))
     assert sorted(done) == sorted(pairs)
     assert most == 4
+
+
+def test_the_matrix_shows_the_first_path_where_another_was_settled_on() -> None:
+    back = PairResult("addr", "port", first="relayed", settled="relayed")
+    assert settled_matrix([GOOD, back]).splitlines() == [
+        "| from \\ to | port | addr |",
+        "| --- | --- | --- |",
+        "| **port** | – | relayed → direct |",
+        "| **addr** | relayed | – |",
+    ]

@@ -153,3 +153,20 @@ def test_a_withdrawn_path_in_use_counts_as_silent() -> None:
     paths.use(RELAYED, "first", 0.0)
     paths.withdraw(RELAYED)
     assert paths.silent
+
+
+def test_a_path_is_settled_once_nothing_better_is_being_tried() -> None:
+    paths = Paths(leads=True)
+    paths.offer(DIRECT, PathKind.DIRECT)
+    assert not paths.settled
+    paths.use(RELAYED, "first", 0.0)
+    paths.check_better(0.0)
+    assert not paths.settled
+    while paths.next_deadline() < math.inf:
+        paths.checks_due(paths.next_deadline())
+    assert paths.settled
+    assert [candidate.destination for candidate in paths.better] == [DIRECT]
+    paths.check_better(10.0)
+    answered(paths, 10.0)
+    assert paths.settled
+    assert paths.better == []
