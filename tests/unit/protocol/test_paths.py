@@ -166,7 +166,8 @@ def test_a_path_is_settled_once_nothing_better_is_being_tried() -> None:
         paths.checks_due(paths.next_deadline())
     assert paths.settled
     assert [candidate.destination for candidate in paths.better] == [DIRECT]
-    paths.check_better(10.0)
+    paths.check(paths.offer(OTHER, PathKind.DIRECT), 10.0)
+    assert not paths.settled
     answered(paths, 10.0)
     assert paths.settled
     assert paths.better == []
