@@ -1,6 +1,7 @@
 """A thread that announces this process to the fleet about once a second.
 
-Redis being away is no reason to stop; the log says so once, and what to do about it.
+Redis being away is no reason to stop, nor is a machine that has no descriptor left: without this thread the process
+would work on and be lost to the fleet.  The log says so once, and what to do about it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from cyphonic.errors import OperationalError
 from cyphonic.logs import pairs
 from cyphonic.state.fleet import HEARTBEAT, FleetMember, announce, withdraw
 from cyphonic.state.store import Store, StoreConfig, StoreUnavailableError
@@ -35,6 +37,7 @@ class Heartbeat:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.store_available = True
+        self._back = ""
 
     def start(self) -> None:
         """Raise StoreUnavailableError when Redis cannot be reached."""
@@ -58,17 +61,21 @@ class Heartbeat:
         self._errand(store)
         announce(store, self._member())
 
-    def _try(self, action: Callable[[], None]) -> StoreUnavailableError | None:
+    def _try(self, action: Callable[[], None]) -> OperationalError | None:
         try:
             action()
         except StoreUnavailableError as error:
             return error
+        except OSError as error:
+            return OperationalError(f"this machine refuses: {error.strerror}", "is the limit (ulimit -n) too low?")
         return None
 
-    def _note(self, failure: StoreUnavailableError | None) -> None:
+    def _note(self, failure: OperationalError | None) -> None:
         if failure is not None and self.store_available:
+            what = "Redis is away" if isinstance(failure, StoreUnavailableError) else "no heartbeat"
             fields = pairs(reason=failure.message, hint=failure.hint)
-            _log.warning("Redis is away, going on unannounced", extra=fields)
+            _log.warning(f"{what}, going on unannounced", extra=fields)
+            self._back = "Redis is back" if isinstance(failure, StoreUnavailableError) else "announced again"
         elif failure is None and not self.store_available:
-            _log.info("Redis is back")
+            _log.info(self._back)
         self.store_available = failure is None

@@ -19,6 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-unty
 
 from cyphonic.errors import OperationalError
 from cyphonic.logs import pairs
+from cyphonic.node.netlink import open_netlink
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def _destination(route: object) -> Network | None:
 @contextlib.contextmanager
 def _netlink(what: str) -> Iterator[IPRoute]:
     try:
-        with IPRoute() as route:
+        with open_netlink() as route:
             yield route
     except NetlinkError as error:
         hint = "run as root: sudo cyphonic up" if error.code in (errno.EPERM, errno.EACCES) else ""

@@ -13,11 +13,12 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from pyroute2 import IPRoute  # type: ignore[import-untyped]  # the package ships no types
-from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]  # the package ships no types
 
+from cyphonic.errors import OperationalError
 from cyphonic.logs import pairs
 from cyphonic.node.loop import Loop, Timer
+from cyphonic.node.netlink import open_netlink
 from cyphonic.wire.endpoint import Endpoint
 from cyphonic.wire.registration import MAX_CANDIDATES
 
@@ -65,7 +66,7 @@ class Underlay(NamedTuple):
 
 def read_underlay(own_device: str, *, allow_loopback: bool = False) -> Underlay:
     """Ask the kernel.  ``own_device`` is the overlay's and does not count; loopback counts only where allowed."""
-    with IPRoute() as route:
+    with open_netlink() as route:
         links = {
             link["index"]
             for link in route.get_links()
@@ -111,13 +112,22 @@ class UnderlayMonitor:
         self.current = Underlay(frozenset(), (), ())
 
     def start(self) -> Underlay:
-        """Listen, then read once; the reading is returned, ``on_change`` is not called for it."""
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        self._socket.bind((0, _GROUPS))
+        """Listen, then read once; the reading is returned, ``on_change`` is not called for it.
+
+        Raise OperationalError when the kernel cannot be asked.
+        """
+        try:
+            self._socket = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+            )
+            self._socket.bind((0, _GROUPS))
+            self.current = self._read_now()
+        except OSError as error:
+            self.close()
+            raise OperationalError(
+                f"the kernel cannot be asked for this machine's addresses: {error.strerror}"
+            ) from None
         self._loop.add_reader(self._socket.fileno(), self._arrived)
-        self.current = self._read_now()
         return self.current
 
     def close(self) -> None:

@@ -137,7 +137,10 @@ def _pull_socket(context: Context, curve: Curve | None, endpoint: str, high_wate
 def _push_socket(
     context: Context, curve: Curve | None, endpoint: str, key: bytes, high_water: int
 ) -> zmq.Socket[bytes] | None:
-    """Connected; None for an endpoint of the other kind, or whose key is not of this site."""
+    """Connected; None for an endpoint of the other kind, or whose key is not of this site.
+
+    Raise zmq.ZMQError when there is no descriptor left for it.
+    """
     if curve is None:
         if endpoint.startswith(TCP):
             return None
@@ -171,6 +174,7 @@ class FrontendPipe:
         self.fd: int = self._pull.getsockopt(zmq.FD)  # type: ignore[assignment]  # an int for this option
         """Edge-triggered, as ZeroMQ's are: call ``reports`` until it returns nothing."""
         self._workers: dict[str, zmq.Socket[bytes]] = {}
+        self._unmet: dict[str, tuple[str, bytes]] = {}
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Report)
         self.drops: Counter[str] = Counter()
@@ -186,10 +190,19 @@ class FrontendPipe:
         return reports
 
     def connect(self, worker: str, endpoint: str, curve_key: bytes = b"") -> bool:
-        """Open the way to a worker, unless it is open; False (and counted) when it is not of this site or kind."""
+        """Open the way to a worker, unless it is open; False (and counted) when it is not of this site or kind.
+
+        Without a descriptor for it, it is False too, and ``push`` tries again.
+        """
         if worker in self._workers:
             return True
-        push = _push_socket(self._context, self._curve, endpoint, curve_key, BATCH_HIGH_WATER)
+        try:
+            push = _push_socket(self._context, self._curve, endpoint, curve_key, BATCH_HIGH_WATER)
+        except zmq.ZMQError:
+            self._unmet[worker] = (endpoint, curve_key)
+            self.drops["no_descriptor"] += 1
+            return False
+        self._unmet.pop(worker, None)
         if push is None:
             self.drops["other_pipeline"] += 1
             return False
@@ -198,6 +211,8 @@ class FrontendPipe:
 
     def push(self, worker: str, batch: Batch) -> bool:
         """Send a batch; False when there is no way to that worker or it is full."""
+        if worker in self._unmet:
+            self.connect(worker, *self._unmet[worker])
         push = self._workers.get(worker)
         if push is None:
             return False
@@ -215,6 +230,7 @@ class FrontendPipe:
 
     def forget(self, worker: str) -> None:
         """Close the way to a worker and discard what still waits in it."""
+        self._unmet.pop(worker, None)
         push = self._workers.pop(worker, None)
         if push is not None:
             push.close()
@@ -450,9 +466,12 @@ class WorkerPipe:
         frontend = self._frontends.setdefault(address.instance, _Frontend())
         if frontend.push is not None:
             return False
-        frontend.push = _push_socket(
-            self._context, self._curve, address.endpoint, address.curve_key, REPORT_HIGH_WATER
-        )
+        try:
+            frontend.push = _push_socket(
+                self._context, self._curve, address.endpoint, address.curve_key, REPORT_HIGH_WATER
+            )
+        except zmq.ZMQError:  # again with the next look at the fleet
+            self.drops["no_descriptor"] += 1
         return frontend.push is not None
 
     def _leave(self, frontend: _Frontend) -> None:

@@ -1,5 +1,6 @@
 """Both ends of the pipe over real ZeroMQ sockets."""
 
+import errno
 import os
 import socket
 import stat
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import zmq
 
 from cyphonic.errors import ConfigurationError
 from cyphonic.pipeline import (
@@ -219,3 +221,25 @@ def test_a_path_too_long_for_a_socket_is_explained(tmp_path: Path) -> None:
 
 def test_instances_are_random() -> None:
     assert len({new_instance(os.urandom) for _ in range(100)}) == 100
+
+
+def test_an_end_without_a_descriptor_for_the_other_meets_it_later(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontend, worker = ends.frontend(), ends.worker()
+    fleet = [FrontendAddress("f", frontend.endpoint, frozenset())]
+    with monkeypatch.context() as patch:
+        patch.setattr("cyphonic.pipeline._socket", out_of_descriptors)
+        assert not frontend.connect("w", worker.endpoint)
+        assert not frontend.push("w", Batch("f", 1, JOBS))
+        worker.update_fleet(fleet, 0.0)
+    assert frontend.drops["no_descriptor"] == 2
+    assert worker.drops["no_descriptor"] == 1
+    assert frontend.push("w", Batch("f", 2, JOBS))
+    assert until(lambda: worker.poll(0.1, 0.0))[0].number == 2
+    worker.update_fleet(fleet, 1.0)
+    assert until(frontend.reports)
+
+
+def out_of_descriptors(*_: object) -> None:
+    raise zmq.ZMQError(errno.EMFILE)
