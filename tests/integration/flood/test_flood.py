@@ -27,6 +27,8 @@ from tests.bench.relay import End
 from tests.flood import Target, binds, flood, garbage, logins, relayed, requests
 from tests.udp_nodes import UdpNodes
 
+pytestmark = pytest.mark.alone
+
 FLOOD = 50_000
 """Datagrams per second."""
 MEASURED = 3.0
