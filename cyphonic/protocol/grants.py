@@ -8,8 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import msgspec
+
+from cyphonic.protocol.buckets import TokenBucket
 from cyphonic.protocol.grant import PathGrant
+from cyphonic.protocol.limits import PROBED_DIRECTION_INTERVAL, PROBED_DIRECTIONS
 from cyphonic.protocol.paths import Destination, Paths
+from cyphonic.wire.direction import RouteDirection
+from cyphonic.wire.endpoint import Endpoint
 
 MAX_GRANTS = 3
 
@@ -19,6 +25,7 @@ class Grants:
 
     def __init__(self) -> None:
         self._grants: dict[bytes, PathGrant] = {}
+        self._probed = TokenBucket(1 / PROBED_DIRECTION_INTERVAL, PROBED_DIRECTIONS)
 
     def __iter__(self) -> Iterator[PathGrant]:
         return iter(list(self._grants.values()))
@@ -35,6 +42,13 @@ class Grants:
         if len(self._grants) < MAX_GRANTS:
             return None
         return next(grant for grant in self._grants.values() if in_use not in list(grant.relayed()))
+
+    def within_rate(self, direction: RouteDirection, paths: Paths, now: float) -> RouteDirection:
+        """The direction; one too many without the places that never answered: a peer may name whomever it likes."""
+        if self._probed.take(1, now):
+            return direction
+        answered = [data for data in direction.candidates if paths.answered(Destination(Endpoint.decode(data)))]
+        return msgspec.structs.replace(direction, candidates=answered)
 
     def add(self, grant: PathGrant) -> None:
         """A new one."""

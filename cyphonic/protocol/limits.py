@@ -69,6 +69,10 @@ RELAY_FALLBACK = 0.3
 """A TunnelRequest unanswered for this long also goes through the relay."""
 PATH_CHECK_INTERVAL = 0.2
 PATH_CHECK_COUNT = 20
+PROBED_DIRECTIONS = 20
+PROBED_DIRECTION_INTERVAL = 10.0
+"""Of one peer so many directions at once, and one more after so many seconds, may name places that never answered:
+they get hole punches and path checks, and may be some stranger's."""
 PERSISTENT_KEEPALIVE = 20.0
 """An active peer's path is kept open in NATs by an empty capsule after this long without sending."""
 PEER_IDLE = 180.0

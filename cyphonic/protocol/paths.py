@@ -117,6 +117,11 @@ class Paths:
         candidate = self._candidates.get(destination) if destination is not None else None
         return candidate is not None and not candidate.learned
 
+    def answered(self, destination: Destination) -> bool:
+        """Whether a check, or a handshake, has ever shown that this destination answers."""
+        candidate = self._candidates.get(destination)
+        return candidate is not None and candidate.verified is not None
+
     def asked(self, source: Destination, *, again: bool) -> None:
         """A handshake's request came from ``source``; ``again``: the same bytes as before, so one is a copy."""
         if not again:

@@ -158,12 +158,14 @@ class Peer:
             return
         self.certificate = certificate
         self.direction_wanted = False
+        direction = self._grants.within_rate(direction, self.paths, now)
         grant = PathGrant(direction, self.families, self._own.chance, self._outbox, now)
         if (oldest := self._grants.to_give_way(self.paths.current)) is not None:
             self._drop_grant(oldest)
         self._grants.add(grant)
         answering = self.answering
-        self.paths.renew_checks()
+        if grant.candidates:
+            self.paths.renew_checks()
         self._offer_candidates(now)
         self._probe_current(now)  # whoever asked may have moved
         self._tick_soon(now)

@@ -19,6 +19,9 @@ IPV4, IPV6 = 4, 6
 MAX_PATH_CANDIDATES = MAX_CANDIDATES + 2
 """The node's own and one observed endpoint per family."""
 
+MAX_PORTS = 2
+"""Candidates at one address: a node's own port, and one that its gateway has mapped to it."""
+
 
 class Reach(Enum):
     """How a node stands in one address family."""
@@ -91,14 +94,18 @@ def decide_route(initiator: Whereabouts, responder: Whereabouts) -> FirstPath:
 
 
 def usable_candidates(encoded: Iterable[bytes], *, allow_loopback: bool) -> list[Endpoint]:
-    """The endpoints in ``encoded`` that a peer may be sent to, none twice, at most eight; the others are left out.
+    """The endpoints in ``encoded`` that a peer may be sent to, none twice, at most eight and two of one address.
 
     Never unspecified, multicast, broadcast, link-local or mapped addresses: they would aim nodes at whoever
     shares a link with them.  Raise MalformedError for bytes that are no endpoint.
     """
     endpoints = (Endpoint.decode(one) for one in encoded)
     usable = (endpoint for endpoint in endpoints if _may_be_tried(endpoint, allow_loopback))
-    return list(dict.fromkeys(usable))[:MAX_CANDIDATES]
+    kept: list[Endpoint] = []
+    for endpoint in dict.fromkeys(usable):
+        if sum(endpoint.host == other.host for other in kept) < MAX_PORTS:
+            kept.append(endpoint)
+    return kept[:MAX_CANDIDATES]
 
 
 def _may_be_tried(endpoint: Endpoint, allow_loopback: bool) -> bool:

@@ -44,6 +44,7 @@ def dump(store: Store) -> dict[str, Any]:
     return {
         key.decode("latin-1"): sorted(value) if kind == "set" else _pairs(value) if kind == "hash" else value
         for key, kind, value in zip(found, kinds, values, strict=True)
+        if value is not None
     }
 
 
@@ -54,6 +55,7 @@ def without_expired(before: dict[str, Any], after: dict[str, Any]) -> dict[str, 
 
 _TRANSACTIONS = ("as:login:", "nms:transaction:", "nms:direction:")
 _READERS: dict[str, Callable[[bytes], tuple[str | bytes | int, ...]]] = {
+    "none": lambda key: ("GET", key),  # expired since it was listed
     "string": lambda key: ("GET", key),
     "hash": lambda key: ("HGETALL", key),
     "set": lambda key: ("SMEMBERS", key),

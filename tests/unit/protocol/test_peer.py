@@ -11,9 +11,10 @@ import pytest
 
 from cyphonic.errors import DropError, NotAllowedError
 from cyphonic.protocol.attempt import MAX_PUNCHES_ANSWERED
+from cyphonic.protocol.handshake import TunnelInitiator
 from cyphonic.protocol.index import IndexTable
 from cyphonic.protocol.keys import KeyPair
-from cyphonic.protocol.limits import PEER_IDLE, REJECT_AFTER_TIME, REKEY_AFTER_TIME
+from cyphonic.protocol.limits import PEER_IDLE, PROBED_DIRECTIONS, REJECT_AFTER_TIME, REKEY_AFTER_TIME
 from cyphonic.protocol.outbox import Outbox
 from cyphonic.protocol.own import Self
 from cyphonic.protocol.paths import Destination, PathKind
@@ -569,3 +570,49 @@ def test_a_response_that_comes_again_from_a_named_place_corrects_where_its_copy_
     pair.sent.clear()
     assert pair.talk(0)
     assert not [1 for _, datagram, to in pair.sent if to == THIEF and datagram[0] == MessageType.CAPSULE]
+
+
+def test_a_direction_too_many_names_no_place_that_never_answered() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(1.0)
+    alice, bob = pair.ends
+    for number in range(PROBED_DIRECTIONS + 5):
+        stranger = Endpoint("203.0.113.99", 5000 + number)
+        direction = RouteDirection(
+            bytes(16),
+            pair.chance(16),
+            Role.RESPONDER,
+            FirstPath.DIRECT_PUNCHED,
+            b"",
+            [bob.endpoint.encode(), stranger.encode()],
+            pair.chance(32),
+            3600,
+            [],
+            0,
+        )
+        alice.peer.directed(direction, bob.certificate, pair.now)
+        pair.run(0.01)
+    knocked = {destination.port for _, _, destination in pair.sent if destination.host == "203.0.113.99"}
+    assert knocked == set(range(5000, 5000 + PROBED_DIRECTIONS - 1))
+    assert alice.peer.paths.current == Destination(bob.endpoint)
+    pair.run(2.0)
+    assert pair.talk(0)
+
+
+def test_a_request_by_another_node_or_older_than_the_newest_is_refused() -> None:
+    pair = Pair()
+    pair.direct_pair(FirstPath.DIRECT)
+    pair.run(1.0)
+    alice, bob = pair.ends
+    [grant] = bob.peer._grants
+    for static, stamp, reason in (
+        (KeyPair.generate(pair.chance), 2**63, "wrong_static_key"),
+        (alice.static, 1, "stale_stamp"),
+    ):
+        stranger = TunnelInitiator(static, bob.static.public, grant.path_id, grant.path_key, 7, pair.chance)
+        session = bob.peer.session
+        bob.receive(stranger.request(stamp, supported_suites(True)), alice.endpoint, pair.now)
+        assert bob.drops[-1] == reason
+        assert bob.peer.session is session
+        assert bob.peer._sessions.unconfirmed is None

@@ -81,3 +81,8 @@ def test_loopback_is_kept_where_a_site_allows_it() -> None:
 def test_what_is_no_endpoint_is_malformed() -> None:
     with pytest.raises(MalformedError):
         usable_candidates([b"\x7f\0\0\x01\0\0"], allow_loopback=False)
+
+
+def test_of_one_address_two_candidates_count_for_it_may_be_a_strangers() -> None:
+    named = [Endpoint("203.0.113.99", port) for port in range(53, 60)]
+    assert usable_candidates([one.encode() for one in [*named, V4_A]], allow_loopback=False) == [*named[:2], V4_A]
