@@ -52,7 +52,7 @@ def write_ticket(key: bytes, endpoint: Endpoint, wall: float) -> bytes:
 def check_ticket(ticket: bytes, key: bytes, endpoint: Endpoint, wall: float) -> None:
     """Raise MalformedError("bad_ticket")."""
     slot = int(wall / PROBE_TICKET_SLOT)
-    valid = [compare_digest(ticket, _ticket(key, endpoint, one)) for one in (slot - 1, slot, slot + 1)]
+    valid = [compare_digest(ticket, _ticket(key, endpoint, one)) for one in (max(0, slot - 1), slot, slot + 1)]
     if not any(valid):
         raise MalformedError("bad_ticket")
 

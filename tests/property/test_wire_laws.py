@@ -19,6 +19,8 @@ from cyphonic.wire.header import (
     decode_relayed,
     encode_relayed,
 )
+from cyphonic.wire.hint import CookieReply, encode_hint, encode_version_hint, repeated
+from cyphonic.wire.probe import RelayProbe, RelayProbeReply
 from cyphonic.wire.relay import RelayBind, RelayBindChallenge, RelayBound
 from cyphonic.wire.tunnel import (
     HolePunch,
@@ -56,6 +58,20 @@ MESSAGES: dict[type, tuple[st.SearchStrategy[Message], int]] = {
     ),
     RelayBindChallenge: (st.builds(RelayBindChallenge, roles, u32, identifiers, identifiers.filter(any)), 16),
     RelayBound: (st.builds(RelayBound, roles, u32, identifiers, u32, u32, unmapped), 16),
+    RelayProbe: (st.builds(RelayProbe, identifiers, st.booleans(), st.none() | unmapped, identifiers), 32),
+    RelayProbeReply: (
+        st.builds(RelayProbeReply, identifiers, unmapped, u16, identifiers, st.booleans()),
+        16,
+    ),
+    CookieReply: (
+        st.builds(
+            CookieReply,
+            st.binary(min_size=39, max_size=39),
+            st.binary(min_size=24, max_size=24),
+            st.binary(min_size=32, max_size=32),
+        ),
+        0,
+    ),
 }
 """Each message, and how many bytes of MAC follow it."""
 
@@ -113,3 +129,24 @@ def test_any_text_is_an_endpoint_that_can_be_encoded_or_refused(text: str) -> No
     except ValueError:
         return
     assert len(endpoint.encode()) in (6, 18)
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=40, max_size=200), st.sampled_from(MessageType), u32, identifiers, identifiers)
+def test_every_hint_repeats_its_cause_in_forty_bytes(
+    request: bytes, kind: MessageType, number: int, node: bytes, transaction: bytes
+) -> None:
+    hint = encode_version_hint(request)
+    assert len(hint) == 40
+    assert (hint[1], hint[4:]) == (request[1], request[4:40])
+    header = SignalingHeader(kind, number, node, transaction)
+    busy = encode_hint(MessageType.BUSY, header)
+    assert repeated(busy) == repeated(header.encode())
+
+
+@settings(deadline=None)
+@given(st.integers(90, 1500), identifiers)
+def test_a_probe_is_as_long_as_it_is_to_be(length: int, nonce: bytes) -> None:
+    datagram = RelayProbe(nonce).encode(length) + bytes(32)
+    assert len(datagram) == length
+    assert RelayProbe.decode(datagram).nonce == nonce
