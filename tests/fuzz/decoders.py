@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 import msgspec
 
 from cyphonic.bundle import Bundle
 from cyphonic.configuration import load
-from cyphonic.errors import ConfigurationError
+from cyphonic.errors import ConfigurationError, DropError
 from cyphonic.node.config import NodeConfig
 from cyphonic.node.control import Request
+from cyphonic.node.portmap.mapper import PortMapper
 from cyphonic.node.portmap.natpmp import AddressResponse, NatPmpSpeaker, PortRequest, PortResponse
 from cyphonic.node.portmap.pcp import MapRequest, MapResponse, PcpSpeaker
 from cyphonic.node.upstream import take_frame
@@ -106,6 +108,7 @@ def readers() -> Mapping[str, Reader]:
         "nat_pmp_request": PortRequest.decode,
         "nat_pmp_response": PortResponse.decode,
         "nat_pmp": _nat_pmp,
+        "port_mapper": _port_mapper,
     }
     return fixed | {f"body_{kind.__name__}": _body(kind) for kind in sorted(_bodies(Body), key=_name)}
 
@@ -137,6 +140,20 @@ def _dns(data: bytes) -> object:
     if verdict.action is Action.ANSWER and verdict.query is not None:
         return _ZONE.answer_at_once(verdict.query, verdict.code)
     return server_failure(data) if verdict.action is Action.FORWARD else None
+
+
+def _port_mapper(data: bytes) -> object:
+    """The machine, fed with parts of the input; it waits between them."""
+    mapper, now = PortMapper(lambda length: b"n" * length), 0.0
+    mapper.begin("10.0.0.2", 40000, now)
+    for start in range(0, max(1, len(data)), 60):
+        with suppress(DropError):
+            mapper.receive(data[start : start + 60], now)
+        now = max(now, min(mapper.next_deadline(), now + 1))
+        mapper.handle_timeout(now)
+        assert mapper.next_deadline() > now, "a machine that is always due spins its node"
+        assert len(mapper.datagrams_to_send()) < 10
+    return mapper.state.name
 
 
 def _nat_pmp(data: bytes) -> object:
