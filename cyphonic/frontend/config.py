@@ -27,8 +27,9 @@ class FrontendSection(msgspec.Struct, frozen=True):
     anybody is an error."""
     queue: int = 4096
     """Datagrams that may wait for a worker."""
-    patience: float = 0.5
-    """Seconds that one may wait."""
+    patience: float = 0.2
+    """Seconds that one may wait.  Its node sends again after 0.5 s: what is answered too late for that is worked on
+    twice, and an overload grows by it."""
     source_rate: float = 100.0
     """Messages per second, from strangers of one IPv4 address or IPv6 /64, that are let in while loaded."""
     drain: float = 2.0

@@ -3,8 +3,9 @@
 Pure: time comes in as ``now``, sockets are elsewhere.  What one worker's life looks like from here:
 
     report       -> it lives, its credit may have risen, some of its batches are done
-    100 ms       -> a batch not done goes to another worker, once; only while others get theirs done, and at most
-                    one batch in twenty: when everything is slow, doing it twice makes it slower
+    100 ms       -> a batch not done goes to another worker, once; only while others get theirs done, at most one
+                    batch in twenty, and never before four times what batches take these days: when everything is
+                    slow, doing it twice makes it slower
     no services  -> it leaves: what it has it finishes, more it does not get
     1.5 s silent -> it is dead: all that it owes goes to others, once, without that limit
     report       -> it lives again (it was only stopped); its numbers go on where they were
@@ -22,7 +23,11 @@ from cyphonic.wire.header import MessageType
 from cyphonic.wire.job import JOB_SERVICE, Job, Report
 
 REDELIVER_AFTER = 0.1
-"""Seconds."""
+"""Seconds, at least."""
+UNUSUAL = 4.0
+"""Times what a batch usually takes; under overload that alone is more than 100 ms."""
+USUAL_WEIGHT = 1 / 32
+"""Of the newest batch in what is usual."""
 REDELIVERY_ONE_IN = 20
 REDELIVERY_BURST = 8
 """Batches that may be given away before any was completed at all."""
@@ -90,6 +95,8 @@ class Credits:
         self.workers: dict[str, Worker] = {}
         self._retries: deque[Retry] = deque()
         self._turn = 0
+        self._usual = 0.0
+        """Seconds from push to completion, lately."""
         self.counts: Counter[str] = Counter()
         """Of batches: pushed, completed, redelivered, probes."""
         self.drops: Counter[str] = Counter()
@@ -184,8 +191,11 @@ class Credits:
         return frozenset(service for worker in staying for service in worker.services)
 
     def _complete(self, worker: Worker, number: int, now: float) -> None:
-        if worker.outstanding.pop(number, None) is not None:
+        entry = worker.outstanding.pop(number, None)
+        if entry is not None:
             self.counts["completed"] += 1
+            took = min(now - entry.pushed, DEAD_AFTER)  # one that was stopped says nothing of the others
+            self._usual += (took - self._usual) * USUAL_WEIGHT
             worker.completed_at = now
             for retry in self._retries:
                 if retry.owed_by == worker.instance and retry.number == number:
@@ -205,7 +215,11 @@ class Credits:
             if late > LOST_AFTER:
                 del worker.outstanding[number]
                 self.drops["batch_lost"] += len(entry.jobs) if entry.may_retry else 0
-            elif late > REDELIVER_AFTER and entry.may_retry and self._may_redeliver(worker, entry):
+            elif (
+                late > max(REDELIVER_AFTER, UNUSUAL * self._usual)
+                and entry.may_retry
+                and self._may_redeliver(worker, entry)
+            ):
                 self._give_away(worker, number, entry, now)
 
     def _may_redeliver(self, worker: Worker, entry: Outstanding) -> bool:

@@ -42,7 +42,7 @@ class JobQueue:
     """
 
     def __init__(
-        self, capacity: int = 4096, patience: float = 0.5, on_drop: Callable[[Job, bool], None] = _ignore
+        self, capacity: int = 4096, patience: float = 0.2, on_drop: Callable[[Job, bool], None] = _ignore
     ) -> None:
         self.capacity = capacity
         self.on_drop = on_drop

@@ -112,6 +112,26 @@ def test_at_most_one_batch_in_twenty_is_given_away_for_being_late() -> None:
     assert given == 100 // 20 + 8
 
 
+def test_a_batch_is_not_late_while_all_take_that_long() -> None:
+    """Overload: each batch takes 150 ms, and doing any of them twice would only make it worse."""
+    book = Credits()
+    for name in "ab":
+        book.handle_report(report(name, 1000), 0.0)
+    now = 0.0
+    for _ in range(100):
+        pushed = [push(book, now, name) for name in "ab"]
+        now += 0.15
+        for name, number in pushed:
+            book.handle_report(report(name, 1000, number), now)
+    stuck = push(book, now, "a")
+    other = push(book, now, "b")
+    book.handle_timeout(now + 0.3)
+    book.handle_report(report("b", 1000, other[1]), now + 0.3)
+    assert retried(book, now + 0.3) is None
+    book.handle_timeout(now + 0.8)
+    assert retried(book, now + 0.8) == "b", stuck
+
+
 def test_all_that_a_dead_worker_owes_goes_to_others_once() -> None:
     book = Credits()
     book.handle_report(report("a", 20), 0.0)
