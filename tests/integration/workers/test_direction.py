@@ -201,7 +201,7 @@ def test_the_first_path_follows_from_where_both_are(region: Region, alice: FakeN
 def test_the_relays_of_a_path_are_those_between_its_two_ends(
     region: Region, alice: FakeNode, bob: FakeNode
 ) -> None:
-    """Each end's nearest one is far from the other; the third is not; a fourth answers nobody; the fifth is full."""
+    """Each end's nearest is far from the other; the third is not; a fourth answers nobody; the fifth is full."""
     relays = [
         RelayMember(f"r{number}", region.relay_key.public, [Endpoint(f"192.0.2.{number}", 1)], load)
         for number, load in enumerate((0.0, 0.0, 0.5, 0.0, 1.0))
