@@ -321,7 +321,7 @@ class Peer:
         response, session = write_tunnel_response(tunnel, grant.path_key, index, suite, self._own.chance)
         if self._own.static.public > self.certificate.static_key:
             self._end_attempt()  # glare: of two requests in flight, the one of the lower key goes on
-        self._sessions.answer(session)
+        self._sessions.answer(session, now, contested=self._attempt is not None)
         grant.newest_stamp = tunnel.payload.stamp
         grant.spoken = True
         grant.answered = datagram, response
@@ -357,7 +357,7 @@ class Peer:
 
     def _start_handshake(self, now: float) -> None:
         grant = self._grants.newest()
-        if grant is None or self._attempt is not None:
+        if grant is None or self._attempt is not None or self._sessions.awaiting(now):
             return
         index = self._own.indices.allocate(self)
         self._stamp = max(self._stamp + 1, int(now * 1e9))

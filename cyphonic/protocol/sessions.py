@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from cyphonic.protocol.limits import PREVIOUS_SESSION_GRACE
+from cyphonic.protocol.limits import PREVIOUS_SESSION_GRACE, REKEY_TIMEOUT
 from cyphonic.protocol.session import Session
 
 
@@ -22,6 +22,8 @@ class Sessions:
         self.unconfirmed: Session | None = None
         self.previous: Session | None = None
         self._previous_until = math.inf
+        self._answered = -math.inf
+        self._contested_at = math.inf
         self._release = release
 
     def of(self, index: int) -> Session | None:
@@ -31,19 +33,36 @@ class Sessions:
                 return session
         return None
 
-    def answer(self, session: Session) -> None:
-        """This end answered a handshake: the session waits for its first capsule, in place of any that waits."""
+    def answer(self, session: Session, now: float, *, contested: bool) -> None:
+        """This end answered a handshake: the session waits for its first capsule, in place of any that waits.
+
+        ``contested``: a handshake of this end is under way as well, and is the one to go on.
+        """
         self._drop(self.unconfirmed)
-        self.unconfirmed = session
+        self.unconfirmed, self._answered = session, now
+        self._contested_at = now if contested else math.inf
+
+    def awaiting(self, now: float) -> bool:
+        """Whether the peer is about to confirm a session: to begin another now would only cross it."""
+        return self.unconfirmed is not None and now - self._answered < REKEY_TIMEOUT
 
     def use(self, session: Session, now: float) -> None:
-        """The session is confirmed and takes over."""
+        """The session is confirmed and takes over; both ends settle on the same one when both began at once."""
+        session.established = now
         self._drop(self.previous)
+        if session is self.unconfirmed and self._asked_since(self._contested_at):
+            self.previous, self._previous_until = session, now + PREVIOUS_SESSION_GRACE
+            self.unconfirmed = None
+            return
         self.previous, self._previous_until = self.current, now + PREVIOUS_SESSION_GRACE
         if session is self.unconfirmed:
             self.unconfirmed = None
         self.current = session
-        session.established = now
+
+    def _asked_since(self, moment: float) -> bool:
+        """Whether the session in use is of a handshake of this end that was answered after that."""
+        current = self.current
+        return current is not None and current.initiator and (current.established or 0.0) >= moment
 
     def expire(self, now: float) -> None:
         """Forget what is too old."""

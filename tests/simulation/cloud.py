@@ -56,6 +56,8 @@ class SimulatedCloud:
         self.worker_dies = 0.0
         """Probability that a worker dies after a batch was saved, before anything was sent."""
         self.down = False
+        self.expiry_interval = 5.0
+        """Virtual seconds between two looks at what has expired in Redis."""
         as_key, nms_key, signing = (
             KeyPair.generate(chance),
             KeyPair.generate(chance),
@@ -178,4 +180,4 @@ class SimulatedCloud:
                 commands.append(("DEL", key) if ttl <= passed else ("PEXPIRE", key, ttl - passed))
         if commands:
             self.store.round_trip(commands)
-        self.clock.at(self.clock.now + 5, self._expire)
+        self.clock.at(self.clock.now + self.expiry_interval, self._expire)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from socket import AF_INET, AF_INET6
 
 import pytest
 
@@ -171,3 +172,62 @@ def test_a_path_is_settled_once_nothing_better_is_being_tried() -> None:
     answered(paths, 10.0)
     assert paths.settled
     assert paths.better == []
+
+
+def test_a_datagram_that_was_on_the_way_is_no_answer() -> None:
+    paths = Paths(leads=True)
+    paths.offer(RELAYED, PathKind.RELAYED)
+    paths.use(DIRECT, "first", 0.0)
+    paths.probe_current(3.0)
+    paths.heard(DIRECT, 3.05)
+    assert paths.overdue(3.0 + PROBE_PATIENCE)
+    assert not paths.answered_since(3.0)
+
+
+def test_after_a_move_nothing_counts_as_verified_and_a_lost_family_is_silent_at_once() -> None:
+    paths = Paths(leads=True)
+    for destination in (DIRECT, OTHER):
+        paths.offer(destination, PathKind.DIRECT)
+    paths.use(DIRECT, "first", 0.0)
+    paths.moved({AF_INET}, 1.0)
+    assert not paths.silent
+    assert [destination for _, destination in paths.checks_due(1.0)] == [DIRECT]
+    paths.moved({AF_INET6}, 2.0)
+    assert paths.silent
+    assert answered(paths, 2.0) == [OTHER]
+    assert paths.current == OTHER
+
+
+def test_a_leader_follows_a_peer_that_left_the_path_in_use_for_one_that_the_cloud_named() -> None:
+    paths = Paths(leads=True)
+    paths.use(DIRECT, "first", 0.0)
+    paths.heard(DIRECT, 0.9)
+    paths.offer(OTHER, PathKind.DIRECT)
+    paths.heard(OTHER, 1.0)
+    answered(paths, 1.0)
+    assert paths.current == OTHER
+
+
+def test_a_place_that_never_answers_is_probed_a_limited_number_of_times_until_there_is_news() -> None:
+    paths = Paths(leads=True)
+    paths.use(RELAYED, "first", 0.0)
+    victim = paths.offer(DIRECT, PathKind.DIRECT)
+
+    def probes() -> int:
+        sent = 0
+        for step in range(400):
+            paths.check(victim, step * 0.1)
+            sent += sum(destination == DIRECT for _, destination in paths.checks_due(step * 0.1))
+        return sent
+
+    assert probes() == PATH_CHECK_COUNT
+    assert probes() == 0
+    paths.renew_checks()
+    assert probes() == PATH_CHECK_COUNT
+
+
+def test_a_way_through_a_relay_is_never_learned_from_a_datagram() -> None:
+    paths = Paths(leads=False)
+    paths.use(DIRECT, "first", 0.0)
+    paths.heard(RELAYED, 1.0)
+    assert [candidate.destination for candidate in paths.candidates()] == [DIRECT]
