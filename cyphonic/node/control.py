@@ -18,6 +18,7 @@ import grp
 import logging
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -383,11 +384,12 @@ class ControlClient:
         Raise OperationalError: no daemon, no permission, no answer in time, or what the daemon answered with.
         """
         with self._connect(timeout) as connection:
+            pid = _peer_pid(connection)
             with contextlib.suppress(BrokenPipeError):  # it has hung up, and perhaps said why
                 self._send(connection, msgspec.json.encode(Request(request, arguments)) + b"\n")
             with connection.makefile("rb") as lines:
                 while True:
-                    response = self._read(lines.readline)
+                    response = self._read(lines.readline, pid)
                     if response.error is not None:
                         raise response.error.error()
                     yield response.result
@@ -411,11 +413,14 @@ class ControlClient:
                 f"the daemon hung up: {error.strerror or 'no time'}", "it may be busy: try again"
             ) from None
 
-    def _read(self, readline: Callable[[], bytes]) -> Response:
+    def _read(self, readline: Callable[[], bytes], pid: int) -> Response:
         try:
             line = readline()
         except TimeoutError:
-            raise OperationalError("the daemon does not answer", "look at its log") from None
+            raise OperationalError(
+                f"the daemon (process {pid}) does not answer",
+                f"it is stopped or stuck: look at its log; to end it, sudo kill -9 {pid}, then sudo cyphonic down",
+            ) from None
         except OSError as error:
             raise OperationalError(f"the connection to the daemon broke: {error.strerror}") from None
         if not line:
@@ -444,6 +449,13 @@ class ControlClient:
 
 class NotUpError(OperationalError):
     """No daemon runs here."""
+
+
+def _peer_pid(connection: socket.socket) -> int:
+    """Whose socket it is (SO_PEERCRED, unix(7))."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -59,7 +59,7 @@ from cyphonic.wire.login import LoginOutcome
 
 _log = logging.getLogger(__name__)
 
-MEND_INTERVAL = 30.0
+MEND_INTERVAL = 10.0
 """Seconds until what this machine did not let us do is tried again."""
 
 IDENTITY_SHARED = "another machine logs in with this node's identity, and each takes the place of the other"
@@ -122,6 +122,7 @@ class Daemon:
         self._lookups: dict[str, list[Callable[[LookedUp], None]]] = {}
         self._joining: list[Reply] = []
         self._forgetting: list[Reply] = []
+        self._silences: set[str] = set()
         self._drops_before: Counter[str] = Counter()
 
         suites = supported_suites(has_aes())
@@ -269,6 +270,7 @@ class Daemon:
         if self._registered_since is None:
             self._registered_since = self._clock()
         self._error = ""
+        self._silences.clear()
         _log.info("registered", extra=pairs(family=event.family.name, observed=event.observed))
         relays = tuple(
             KnownRelay(relay.public_key, tuple(map(Endpoint.decode, relay.endpoints))) for relay in event.relays
@@ -283,8 +285,9 @@ class Daemon:
         drops = self._datapath.drops
         text = unreachable_text(event, self._client, drops - self._drops_before)
         self._drops_before = Counter(drops)
-        if text != self._error:
+        if text not in self._silences:
             _log.warning(text)
+        self._silences.add(text)
         self._error = text
         if not self._client.leases:
             self._registered_since = None

@@ -14,7 +14,7 @@ from cyphonic.node.status import DnsStatus
 from cyphonic.node.zone import Zone
 from cyphonic.protocol.overlay import LookedUp
 
-REFRESH_INTERVAL = 5.0
+REFRESH_INTERVAL = 2.0
 """Seconds between two looks at whether someone has replaced resolv.conf."""
 
 Done = Callable[[LookedUp], None]

@@ -31,6 +31,8 @@ _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 def render_status(status: Status, wall: float) -> RenderableType:
     """The whole status.  ``wall``: now, in unix seconds."""
     parts: list[RenderableType] = [_headline(status)]
+    if status.state == "cloud-unreachable":
+        parts.append(Text("  it keeps trying by itself; tunnels that are up go on, new ones wait", "dim"))
     parts += [Text(f"! {trouble}", "yellow") for trouble in status.troubles]
     parts += [_facts(status, wall), Text()]
     if status.peers:

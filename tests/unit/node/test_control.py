@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import stat
@@ -288,3 +289,13 @@ def test_a_daemon_that_ends_leaves_the_socket_of_another_one(run_dir: Path) -> N
         server.path.touch()
         server.close()
     assert server.path.exists()
+
+
+def test_a_daemon_that_is_stuck_is_named_with_the_way_to_end_it(run_dir: Path, client: ControlClient) -> None:
+    run_dir.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as stuck:
+        stuck.bind(str(client.path))
+        stuck.listen()
+        with pytest.raises(OperationalError, match=rf"process {os.getpid()}\) does not answer") as caught:
+            client.call("down", timeout=0.05)
+    assert f"kill -9 {os.getpid()}" in caught.value.hint

@@ -109,6 +109,7 @@ def test_a_node_that_is_not_registered_does_not_say_since_when_it_is() -> None:
     away = CloudStatus(region="home", domain="cyphonic.internal", key_number=3, error="no answer by UDP")
     text = shown(render_status(Status(state="cloud-unreachable", cloud=away), wall=1100.0))
     assert "not registered; key 3" in text
+    assert "keeps trying by itself; tunnels that are up go on" in text
     assert "registered for" not in text
 
 
