@@ -24,6 +24,8 @@ from cyphonic.lab.nat import NatKind
 from cyphonic.lab.topology import parse_topology
 from tests.netns.traffic import Traffic
 
+pytestmark = [pytest.mark.root, pytest.mark.alone]
+
 LOCAL_GAP, SILENT_GAP = 2.0, 6.5
 """Seconds without UDP after the link is up: with an event on the machine that moves, and without."""
 BEFORE, AFTER = 1.0, 2.5
