@@ -155,7 +155,7 @@ def _show(cloud: LiveCloud, *arguments: str) -> str:
 
 def test_no_secret_stands_in_argv_environment_log_or_output(site: Site) -> None:
     places = {**site.processes(), **{place: text.encode() for place, text in site.shown.items()}}
-    assert len(site.secrets) == 5 + 2 + 3 * 2
+    assert len(site.secrets) == 6 + 2 + 3 * 2
     assert leaks(site.secrets, places) == []
     assert "alice.home.cyphonic.internal" in site.shown["node list --json"]
 
