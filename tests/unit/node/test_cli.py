@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ class Daemon:
     def stop(self) -> None:
         if self.thread.is_alive():
             self.loop.stop()
-            with socket.socket(socket.AF_UNIX) as poke:
+            # It may have woken, and ended, by itself.
+            with socket.socket(socket.AF_UNIX) as poke, suppress(FileNotFoundError, ConnectionRefusedError):
                 poke.connect(str(self.server.path))
         self.thread.join(10)
         self.loop.close()
