@@ -88,7 +88,7 @@ class Machine:
 
     def up(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Join, with a bundle the first time; what it printed."""
-        if not words and not (self.directory / "state" / "node.json").exists():
+        if not words and self.run("test", "-e", f"{self.state}/node.json").returncode:
             words = ("--enrol", str(self.site.bundle(self.host)))
         result = self.cyphonic("up", *words, **variables)
         assert result.returncode == 0, result.stderr + self.site.deployment.logs(self.host)
