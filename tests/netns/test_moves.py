@@ -122,8 +122,8 @@ class Ground:
     def start(self, node: str, other: str, path: str, **places: str) -> None:
         """Nodes where they belong, forgotten by each other, then with a tunnel of that kind."""
         for name, network in places.items():
+            self.flush_nat_of(network)
             if self.lab.wiring.attachment(name).network != network:
-                self.flush_nat_of(network)
                 self.lab.move(name, network)
         for name in (node, other):
             self.deployment.ask(name, "forget")
