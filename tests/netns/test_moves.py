@@ -119,8 +119,8 @@ class Ground:
         assert len(peers) == 1, peers
         return dict(peers[0])
 
-    def start(self, node: str, other: str, path: str, **places: str) -> None:
-        """Nodes where they belong, forgotten by each other, then with a tunnel of that kind."""
+    def start(self, node: str, other: str, *paths: str, **places: str) -> None:
+        """Nodes where they belong, forgotten by each other, then with a tunnel of one of these kinds."""
         for name, network in places.items():
             self.flush_nat_of(network)
             if self.lab.wiring.attachment(name).network != network:
@@ -130,7 +130,7 @@ class Ground:
             self.wait_joined(name)
         self.deployment.command(node, "ping", "-c", "1", other)
         deadline = time.monotonic() + PATH_TIMEOUT
-        while {self.peer(node, other)["path"], self.peer(other, node)["path"]} != {path}:
+        while not {self.peer(node, other)["path"], self.peer(other, node)["path"]} <= set(paths):
             assert time.monotonic() < deadline, (self.peer(node, other), self.peer(other, node))
             time.sleep(0.05)
 
@@ -268,7 +268,8 @@ def test_a_move_while_relayed(ground: Ground) -> None:
 
 @pytest.mark.parametrize("other", ["dual", "home"])
 def test_a_router_with_another_address_and_no_event_here(ground: Ground, other: str) -> None:
-    ground.start("mover", other, "direct", mover="home-a", home="home-b")
+    # A NAT that has had another address sometimes keeps ports of before, and the pair stays on the relay for a while.
+    ground.start("mover", other, "direct", "relayed", mover="home-a", home="home-b")
     move = lambda: ground.lab.renumber("nat-a")  # noqa: E731
     ground.measure(f"the next router has another address (peer: {other})", "mover", other, move, SILENT_GAP)
 
